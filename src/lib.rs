@@ -1,0 +1,2 @@
+//! pamrelay: a submission relay for Unix sites, in the order a message travels.
+#![forbid(unsafe_code)]

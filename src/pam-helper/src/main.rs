@@ -1,0 +1,3 @@
+//! The PAM helper: one question, one disposable worker, one verdict.
+
+fn main() {}
