@@ -1,2 +1,8 @@
 //! pamrelay: a submission relay for Unix sites, in the order a message travels.
 #![forbid(unsafe_code)]
+
+pub mod smtp;
+
+pub mod delivery;
+pub mod handoff;
+pub mod message;

@@ -1,0 +1,100 @@
+//! What the queue asks of delivery, and what it hears back.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::handoff::QueueId;
+use crate::smtp::address::ReversePath;
+use crate::smtp::envelope::{BodyType, EnvelopeId, International, Recipient, Ret};
+use crate::smtp::status::EnhancedStatus;
+
+/// One message and those of its recipients that are due.
+#[derive(Clone, Debug)]
+pub struct Job {
+    pub id: QueueId,
+    pub sender: ReversePath,
+    pub body: BodyType,
+    pub international: International,
+    pub ret: Option<Ret>,
+    pub envid: Option<EnvelopeId>,
+    /// Never empty. The number is the queue's name for the recipient within the message.
+    pub recipients: Vec<(RecipientNo, Recipient)>,
+    pub content: Content,
+}
+
+/// A recipient's place in its message, from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RecipientNo(pub u32);
+
+/// The bytes to send: our trace field, then what the client sent, without dot-stuffing, lines ended by CRLF.
+#[derive(Clone, Debug)]
+pub struct Content {
+    pub trace: Bytes,
+    pub body: Body,
+}
+
+#[derive(Clone, Debug)]
+pub enum Body {
+    /// Small or fresh: still in memory.
+    Memory(Bytes),
+    /// A file of the spool, opened by the queue; read it with positioned reads, others share the descriptor.
+    File { file: Arc<File>, size: u64 },
+}
+
+impl Content {
+    /// Octets in all, as SIZE counts them (RFC 1870 §3).
+    pub fn size(&self) -> u64 {
+        let body = match &self.body {
+            Body::Memory(bytes) => bytes.len() as u64,
+            Body::File { size, .. } => *size,
+        };
+        self.trace.len() as u64 + body
+    }
+}
+
+/// What became of some recipients of a job. One job is answered by one or more of these; together they name every recipient once.
+#[derive(Debug)]
+pub struct Outcomes {
+    pub id: QueueId,
+    pub settled: Vec<(RecipientNo, Outcome)>,
+}
+
+/// What became of one recipient.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The next server took responsibility, or the message is in the maildir and synced.
+    Delivered(Account),
+    /// Try again later.
+    Deferred(Account),
+    /// Never will.
+    Failed(Account),
+}
+
+/// Who said so, for the log and for a delivery report (RFC 3464 §2.3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    pub status: EnhancedStatus,
+    /// The server or directory asked, such as `relay.example.net[192.0.2.1]:587`; `None` when none could be found.
+    pub remote: Option<String>,
+    /// The server's own words with its code, cleaned of control characters, at most 2 KiB; or what went wrong here.
+    pub diagnostic: String,
+    /// Whether `diagnostic` is an SMTP reply (Diagnostic-Code: smtp) or our own finding.
+    pub origin: Origin,
+    /// Whether the next server announced DSN, so that a success report is its business (RFC 3461 §5.2.2).
+    pub passed_on: PassedOn,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Remote,
+    Local,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PassedOn {
+    /// The next server takes over the sender's NOTIFY wishes.
+    WithDsn,
+    WithoutDsn,
+}

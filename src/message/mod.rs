@@ -1,0 +1,3 @@
+//! What pamrelay writes into or reads from a message itself; everything else passes through untouched.
+
+pub mod trace;

@@ -1,0 +1,12 @@
+//! The protocol as pure functions: bytes in, nouns out. No I/O, no clock, no state.
+//!
+//! Everything here is decided by an RFC; what pamrelay makes of it is decided in `session`.
+
+pub mod address;
+pub mod envelope;
+pub mod reply;
+pub mod session_id;
+pub mod status;
+pub mod xtext;
+
+pub use session_id::SessionId;

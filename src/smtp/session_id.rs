@@ -1,0 +1,45 @@
+//! The name of one client connection, in every log line and in the ticket of its login.
+
+use std::fmt;
+
+/// A random 64-bit number, shown as 13 characters of base 32 (the alphabet of RFC 4648 §7, lower case).
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SessionId(pub u64);
+
+impl SessionId {
+    /// A name nobody has used: 64 bits from the system's generator.
+    pub fn fresh() -> Self {
+        let mut bytes = [0; 8];
+        aws_lc_rs::rand::fill(&mut bytes).expect("the library's generator never runs dry once seeded");
+        Self(u64::from_le_bytes(bytes))
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const ALPHABET: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
+        for digit in (0..13).rev() {
+            let five = (self.0 >> (digit * 5)) & 0x1f;
+            write!(f, "{}", char::from(ALPHABET[five as usize]))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_thirteen_characters_whatever_the_number() {
+        assert_eq!(SessionId(0).to_string(), "0000000000000");
+        assert_eq!(SessionId(u64::MAX).to_string(), "fvvvvvvvvvvvv");
+        assert_eq!(SessionId(33).to_string(), "0000000000011");
+    }
+}
