@@ -3,8 +3,13 @@
 //! Everything here is decided by an RFC; what pamrelay makes of it is decided in `session`.
 
 pub mod address;
+pub mod command;
+pub mod data;
 pub mod envelope;
+pub mod line;
+pub mod params;
 pub mod reply;
+pub mod sasl;
 pub mod session_id;
 pub mod status;
 pub mod xtext;
