@@ -1,3 +1,4 @@
 //! What pamrelay writes into or reads from a message itself; everything else passes through untouched.
 
+pub mod hops;
 pub mod trace;
