@@ -1,2 +1,30 @@
 //! The one question the front end may ask root, and its answer, as bytes.
+//!
+//! ```text
+//! front ──Question──▶ pamrelay-auth ──Verdict──▶ front ──Ticket──▶ queue
+//! ```
+//!
+//! One connection carries one question and one verdict, then both sides close. Every frame has a
+//! version, a kind and lengths that are checked against a constant before a byte is copied; what
+//! does not decode exactly is refused. The [`Ticket`] in an accepting verdict is opaque to the front
+//! and proves to the queue who the user is; the keys behind it are a small file, [`TicketKeys`].
+//!
+//! The crate has no dependencies, because root runs it: MACs are computed by its callers, and secrets
+//! are wiped with safe code (see [`wipe`]).
 #![forbid(unsafe_code)]
+
+mod cursor;
+mod question;
+mod ticket;
+mod ticket_keys;
+mod verdict;
+mod wipe;
+
+pub use question::{FrameLen, MAX_PASSWORD, MAX_QUESTION, MAX_USER, Question, QuestionFrame};
+pub use ticket::{MAC_LEN, MAX_TICKET, Ticket};
+pub use ticket_keys::{KEY_LEN, TicketKey, TicketKeys};
+pub use verdict::{Accepted, Cause, MAX_GROUPS, MAX_NAME, MAX_VERDICT, Outcome, Phase, Reason, Verdict};
+pub use wipe::wipe;
+
+/// The only version there is. Both programs come from one package, so no older one is understood.
+pub const VERSION: u8 = 1;
