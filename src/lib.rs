@@ -5,4 +5,6 @@ pub mod smtp;
 
 pub mod delivery;
 pub mod handoff;
+pub mod keys;
 pub mod message;
+pub mod sandbox;

@@ -1,0 +1,151 @@
+//! The key role: it alone reads private keys and secrets, and it signs TLS handshakes with them.
+//!
+//! ```text
+//! front ──text of a handshake──▶ server ▸ signer ▸ ring ──signature──▶ front
+//! queue ──text, or a secret's name──▶           ▲
+//!                                    law ▸ store (start, SIGHUP)
+//! ```
+//!
+//! Invariant: private keys and secrets come into this process only by way of the [`law`], and leave it never
+//! (keys) or only towards the queue (secrets). The other roles' half is [`client`].
+
+use std::{
+    io,
+    os::unix::net::UnixListener,
+    path::PathBuf,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use signal_hook::{consts::SIGHUP, iterator::Signals};
+
+use crate::sandbox::{self, Account, KeysCage, Notifier, Policy, SandboxError};
+
+pub mod client;
+pub mod law;
+mod link;
+pub mod notices;
+pub mod ring;
+pub mod server;
+pub mod signer;
+pub mod store;
+mod walk;
+pub mod wire;
+
+use ring::Ring;
+use server::{Server, Users};
+use store::{Store, StoreError, StoreSettings};
+
+/// All that the role needs to know.
+#[derive(Debug, Clone)]
+pub struct KeysSettings {
+    /// The socket, bound here only when none was passed in by LISTEN_FDS.
+    pub listen: PathBuf,
+    pub store: StoreSettings,
+    /// Whom the role runs as.
+    pub account: Account,
+    /// Who may ask.
+    pub users: Users,
+    pub policy: Policy,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum KeysRunError {
+    #[error("cannot listen on {path}: {source}")]
+    Listen { path: PathBuf, source: io::Error },
+    #[error("cannot take the socket that was passed in: {0}")]
+    Passed(io::Error),
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    #[error("the certificate directory is not in order:\n{0}")]
+    Store(#[from] StoreError),
+    #[error("cannot wait for signals: {0}")]
+    Signals(io::Error),
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+}
+
+/// The role's main: returns only when it cannot start.
+pub fn run(settings: KeysSettings) -> Result<std::convert::Infallible, KeysRunError> {
+    let listener = listener(&settings.listen)?; // 1. while binding is still allowed
+    let notifier = Notifier::from_env(); // 2. its socket is connected now, there is no connecting later
+    let caged = sandbox::keys(&KeysCage {
+        account: settings.account.clone(),
+        directory: settings.store.directory.clone(),
+        policy: settings.policy,
+    })?; // 3. before the first thread and before the first byte of any file
+    let signals = Signals::new([SIGHUP]).map_err(KeysRunError::Signals)?; // 4. from here on SIGHUP no longer kills
+    for missing in &caged.missing {
+        tracing::warn!("event=sandbox-part-missing role=keys part=\"{missing}\"");
+    }
+
+    let store = Store::load(&settings.store, SystemTime::now())?;
+    say_what_is_in_use(&store);
+    let ring = Ring::new(store);
+    spawn("reload", {
+        let ring = Arc::clone(&ring);
+        move || reload_on(signals, &ring, &settings.store)
+    })?;
+    spawn("forget", {
+        let ring = Arc::clone(&ring);
+        move || forget_in_time(&ring)
+    })?;
+
+    notifier.ready();
+    Server::new(ring, settings.users).serve(&listener)
+}
+
+/// The socket of the role: the first passed in, else one bound here that every local process may reach (who
+/// asks is decided by SO_PEERCRED).
+fn listener(path: &PathBuf) -> Result<UnixListener, KeysRunError> {
+    let mut passed = listenfd::ListenFd::from_env();
+    if let Some(listener) = passed.take_unix_listener(0).map_err(KeysRunError::Passed)? {
+        return Ok(listener);
+    }
+    server::bind(path).map_err(|source| KeysRunError::Listen { path: path.clone(), source })
+}
+
+fn reload_on(mut signals: Signals, ring: &Ring, settings: &StoreSettings) {
+    for _ in signals.forever() {
+        reload(ring, settings);
+    }
+}
+
+/// Reads the directory again: a good set becomes the current one, a bad one changes nothing.
+pub fn reload(ring: &Ring, settings: &StoreSettings) {
+    match Store::load(settings, SystemTime::now()) {
+        Ok(store) => {
+            say_what_is_in_use(&store);
+            ring.replace(store, Instant::now());
+        }
+        Err(error) => {
+            for problem in &error.problems {
+                tracing::error!("event=reload-refused problem={:?}", problem.to_string());
+            }
+            tracing::error!("event=reload-refused effect=\"the certificates and secrets read before stay in use\"");
+        }
+    }
+}
+
+fn forget_in_time(ring: &Ring) -> ! {
+    loop {
+        thread::sleep(Duration::from_secs(60));
+        ring.forget(Instant::now());
+    }
+}
+
+fn say_what_is_in_use(store: &Store) {
+    tracing::info!(
+        "event=keys-in-use server={:016x} client={}",
+        store.server.generation.0,
+        store.client.as_ref().map_or_else(|| "none".into(), |client| format!("{:016x}", client.generation.0)),
+    );
+    for notice in &store.notices {
+        tracing::warn!("event=certificate-notice notice={:?}", notice.to_string());
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), KeysRunError> {
+    thread::Builder::new().name(name.into()).spawn(work).map(drop).map_err(KeysRunError::Thread)
+}

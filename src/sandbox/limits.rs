@@ -1,0 +1,21 @@
+//! The small irrevocable settings of a process: no core files, no new privileges, no debugger.
+//!
+//! Invariant: called after the last change of user, which would make the process dumpable again.
+
+use nix::sys::{
+    prctl,
+    resource::{Resource, getrlimit, setrlimit},
+    stat::{Mode, umask},
+};
+
+use super::SandboxError;
+
+/// Fixes them all, and raises the number of descriptors to what is permitted.
+pub(super) fn settle() -> Result<(), SandboxError> {
+    umask(Mode::from_bits_truncate(0o077));
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(|errno| SandboxError::step("forbid core files", errno))?;
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|errno| SandboxError::step("read the limit of descriptors", errno))?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).map_err(|errno| SandboxError::step("raise the limit of descriptors", errno))?;
+    prctl::set_no_new_privs().map_err(|errno| SandboxError::step("forbid new privileges", errno))?;
+    prctl::set_dumpable(false).map_err(|errno| SandboxError::step("forbid debuggers", errno))
+}

@@ -1,0 +1,102 @@
+//! The cage of the queue: its spool and its mail directories, the internet outwards, and a few files to read.
+//!
+//! Invariant: what a remote server's answer could make the queue do ends at its own spool: no other program, no
+//! other file, no listening port.
+
+use std::{
+    fs::DirBuilder,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Account, Caged, Policy, SandboxError,
+    account::{Groups, become_user},
+    alone,
+    calls::{self, Families, Servers},
+    draw_a_random_byte, limits,
+    paths::{self, Absent, Reach, Rule, Tcp},
+};
+
+/// What the queue's cage depends on.
+#[derive(Debug, Clone)]
+pub struct QueueCage {
+    pub account: Account,
+    pub spool: PathBuf,
+    /// Where mail is delivered to on this host.
+    pub maildirs: Vec<PathBuf>,
+    /// `/run/pamrelay`: read for the ticket keys and the configuration, written below `queue`.
+    pub runtime: PathBuf,
+    /// Further files to read: the trust file, a configuration elsewhere.
+    pub read: Vec<PathBuf>,
+    pub policy: Policy,
+}
+
+/// Enters the cage. The listener is bound or passed in by now; no other thread exists yet.
+pub fn queue(cage: &QueueCage) -> Result<Caged, SandboxError> {
+    alone()?;
+    draw_a_random_byte()?;
+
+    make_control_directory(cage)?;
+    become_user(&cage.account, Groups::FromDatabase, &[])?;
+    limits::settle()?;
+    let mut missing = paths::confine(&rules(cage), Tcp::Connect)?;
+    missing.extend(calls::confine_role(Families::UnixAndInternet, Servers::New)?);
+    cage.policy.judge(missing, PathBuf::from("."))
+}
+
+/// The directory of the control socket. tmpfiles.d makes it where there is systemd; else root does, here.
+fn make_control_directory(cage: &QueueCage) -> Result<(), SandboxError> {
+    let directory = cage.runtime.join("queue");
+    if !nix::unistd::geteuid().is_root() || directory.exists() || !cage.runtime.is_dir() {
+        return Ok(());
+    }
+    let failed = |error| SandboxError::step("make the directory of the control socket", error);
+    DirBuilder::new().mode(0o700).create(&directory).map_err(failed)?;
+    std::os::unix::fs::lchown(&directory, Some(cage.account.uid), Some(cage.account.gid)).map_err(failed)
+}
+
+fn rules(cage: &QueueCage) -> Vec<Rule> {
+    let written = |path: &Path, reach, absent| Rule { path: path.to_path_buf(), reach, absent };
+    let mut rules = vec![
+        written(&cage.spool, Reach::ReadWrite, Absent::Fail),
+        written(&cage.runtime.join("queue"), Reach::ReadWriteSockets, Absent::Skip),
+        Rule::read(&cage.runtime, Absent::Skip),
+    ];
+    // A mail directory that is missing is made below its parent by the administrator, not by us.
+    rules.extend(cage.maildirs.iter().map(|path| written(path, Reach::ReadWrite, Absent::Fail)));
+    rules.extend(cage.read.iter().map(|path| Rule::read(path, Absent::Skip)));
+    rules.extend(READ.iter().map(|path| Rule::read(path, Absent::Skip)));
+    rules.extend(resolver_directory().map(|path| Rule::read(path, Absent::Skip)));
+    rules.push(written(Path::new("/dev/null"), Reach::ReadWrite, Absent::Skip));
+    rules
+}
+
+/// Files of the system: names, trust, time zones. Single files are replaced by renaming now and then (a rule goes
+/// with the old one): the queue is restarted to see a new `/etc/resolv.conf`, unless that is a link elsewhere.
+const READ: &[&str] = &[
+    "/etc/resolv.conf",
+    "/etc/hosts",
+    "/etc/host.conf",
+    "/etc/nsswitch.conf",
+    "/etc/gai.conf",
+    "/etc/services",
+    "/etc/localtime",
+    "/etc/ssl",
+    "/etc/pki",
+    "/etc/ca-certificates",
+    "/usr/share/ca-certificates",
+    "/usr/local/share/ca-certificates",
+    "/usr/lib/ssl",
+    "/usr/share/zoneinfo",
+    "/dev/urandom",
+];
+
+/// Where `/etc/resolv.conf` is a link (systemd-resolved, NetworkManager): the directory it leads to, whose files
+/// are replaced under the same name.
+fn resolver_directory() -> Option<PathBuf> {
+    let target = std::fs::canonicalize("/etc/resolv.conf").ok()?;
+    let directory = target.parent()?;
+    let is_runtime = directory.starts_with("/run") && directory != Path::new("/run");
+    is_runtime.then(|| directory.to_path_buf())
+}
