@@ -3,8 +3,11 @@
 
 pub mod smtp;
 
+pub mod auth;
 pub mod delivery;
+pub mod front;
 pub mod handoff;
 pub mod keys;
 pub mod message;
 pub mod sandbox;
+pub mod session;

@@ -320,14 +320,8 @@ mod tests {
 
     fn every_outcome() -> Vec<Verdict> {
         let cause = Cause { phase: Phase::Auth, code: -1, reason: Reason::Refused };
-        let refusals = [
-            Outcome::Reject,
-            Outcome::Throttled,
-            Outcome::MustChange,
-            Outcome::Expired,
-            Outcome::NotPermitted,
-            Outcome::Unavailable,
-        ];
+        let refusals =
+            [Outcome::Reject, Outcome::Throttled, Outcome::MustChange, Outcome::Expired, Outcome::NotPermitted, Outcome::Unavailable];
         let refusals = refusals.iter().map(|outcome| Verdict { id: u64::MAX, outcome: outcome(cause) });
         refusals.chain([accept("alice", 0), accept(&"u".repeat(255), MAX_GROUPS)]).collect()
     }

@@ -1,0 +1,77 @@
+//! Binds what the configuration names and accepts, for as long as the front end runs.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as BoundListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::Front;
+
+/// Connections the kernel completes before we come to accept them.
+const BACKLOG: i32 = 4096;
+/// A pause after an error of accept, such as too many open files, that would only repeat itself.
+const OUT_OF_BREATH: Duration = Duration::from_millis(100);
+
+/// When a connection on a listener speaks TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsMode {
+    StartTls,
+    /// From the first octet (RFC 8314 §3.3).
+    Implicit,
+}
+
+/// A bound address; it is bound before the cage closes.
+#[derive(Debug)]
+pub struct Listener {
+    pub socket: BoundListener,
+    pub mode: TlsMode,
+}
+
+/// A connection that has just been made.
+pub(super) struct Visitor {
+    pub socket: TcpStream,
+    pub peer: SocketAddr,
+    pub mode: TlsMode,
+}
+
+impl Listener {
+    pub fn bind(address: SocketAddr, mode: TlsMode) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            // `0.0.0.0` and `[::]` are two listeners, so that each says what it means.
+            socket.set_only_v6(true)?;
+        }
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(Self { socket: socket.into(), mode })
+    }
+
+    /// Accepts until the front end is asked to stop.
+    pub(super) async fn accept(self, front: Arc<Front>) -> io::Result<()> {
+        let listener = TcpListener::from_std(self.socket)?;
+        let mut closing = front.world.closing.clone();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                _ = closing.wait_for(|closing| *closing) => return Ok(()),
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((socket, peer)) => {
+                    // Replies are small and complete: waiting to fill a packet only adds delay.
+                    let _ = SockRef::from(&socket).set_tcp_nodelay(true);
+                    tokio::spawn(Arc::clone(&front).serve(Visitor { socket, peer, mode: self.mode }));
+                }
+                Err(error) => {
+                    tracing::warn!(event = "accept_failed", error = %error);
+                    tokio::time::sleep(OUT_OF_BREATH).await;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The front end: the role that speaks with strangers, and the only one that does.
+//!
+//! Order of its start: bind, connect what cannot be connected later, close the cage, then build the runtime, because
+//! the cage binds the thread that enters it.
+
+mod connection;
+mod door;
+mod listener;
+mod tls;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+pub use door::Door;
+pub use listener::{Listener, TlsMode};
+pub use tls::{Oldest, Tls, TlsError};
+
+use crate::auth::Helper;
+use crate::handoff::Pool;
+use crate::keys::client::Keys;
+use crate::session::Site;
+use crate::session::driver::{Limits, World};
+
+/// How long sessions may take to end once the front end is asked to stop.
+const LEAVE: Duration = Duration::from_secs(10);
+
+/// What the front end needs to know, checked already.
+pub struct FrontSettings {
+    pub site: Site,
+    pub limits: Limits,
+    pub sessions: usize,
+    pub sessions_per_address: usize,
+    pub oldest_tls: Oldest,
+    pub sockets: Sockets,
+    /// How long a question to the helper may take in all.
+    pub helper_deadline: Duration,
+}
+
+/// The three doors to the other roles, as the caged front end names them.
+pub struct Sockets {
+    pub auth: PathBuf,
+    pub keys: PathBuf,
+    pub queue: PathBuf,
+}
+
+/// What every connection of the front end shares.
+pub(crate) struct Front {
+    world: World,
+    tls: Tls,
+    door: Arc<Door>,
+}
+
+/// Why the front end cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum FrontError {
+    #[error("cannot watch for signals: {0}")]
+    Signals(io::Error),
+    #[error("cannot listen: {0}")]
+    Listen(io::Error),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// Serves until SIGTERM. Call it inside the cage, in a runtime; `ready` is called once clients are served.
+pub async fn serve(settings: FrontSettings, listeners: Vec<Listener>, ready: impl FnOnce()) -> Result<(), FrontError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(FrontError::Signals)?;
+    let (close, closing) = watch::channel(false);
+    let keys = meet_keys(settings.sockets.keys).await;
+    let front = Arc::new(Front {
+        world: World {
+            site: settings.site,
+            helper: Helper::new(settings.sockets.auth, settings.helper_deadline),
+            queue: Pool::new(settings.sockets.queue, crate::handoff::Limits::default()),
+            limits: settings.limits,
+            closing,
+        },
+        tls: Tls::new(keys.server_certs(), settings.oldest_tls)?,
+        door: Door::new(settings.sessions, settings.sessions_per_address),
+    });
+    let listening: Vec<_> = listeners.into_iter().map(|listener| tokio::spawn(listener.accept(Arc::clone(&front)))).collect();
+    ready();
+    tracing::info!(event = "front_ready", listeners = listening.len());
+    terminate.recv().await;
+    tracing::info!(event = "front_stopping");
+    let _ = close.send(true);
+    for listener in listening {
+        if let Ok(ended) = listener.await {
+            ended.map_err(FrontError::Listen)?;
+        }
+    }
+    let _ = tokio::time::timeout(LEAVE, async {
+        while !front.door.is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    Ok(())
+}
+
+/// Waits for the key process, for as long as it takes: clients wait in the backlog meanwhile.
+async fn meet_keys(path: PathBuf) -> Arc<Keys> {
+    let mut pause = Duration::from_millis(50);
+    loop {
+        match Keys::connect(path.clone()) {
+            Ok(keys) => return keys,
+            Err(error) => tracing::warn!(event = "waiting_for_keys", error = %error),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(2));
+    }
+}

@@ -1,0 +1,227 @@
+//! The front end's side of the hand-off: a pool of connections, each lent to one message at a time.
+//!
+//! Invariant: an end is written to one connection only. A message that is still whole in memory (up to 64 KiB) may
+//! meet a connection that the queue closed long ago; writing then fails, the queue cannot have read the end, and the
+//! message goes once more to a fresh connection. Once the end is written and no answer comes, nobody knows what the
+//! queue made of it: that is an error, never a second attempt.
+//!
+//! A small message takes a connection only for its one write and one read, so a slow client cannot hold one; a large
+//! message holds one from its 64th KiB to its end. Dropping a `Transfer` closes what it holds: nothing is queued.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
+
+use super::wire::{self, CHUNK_LIMIT, HEADER, Heard};
+use super::{Answer, Opening};
+
+/// What is gathered before a connection is taken.
+const GATHER: usize = 64 * 1024;
+
+/// How much of the queue one front end may use.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at once: each is a message on its way.
+    pub connections: usize,
+    /// Connections kept open while nothing is on its way.
+    pub idle: usize,
+    /// How long to wait for a connection, and then for an answer.
+    pub patience: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: 512, idle: 32, patience: Duration::from_secs(120) }
+    }
+}
+
+/// Why there is no answer. Each of them is 451 4.3.0 to the client.
+#[derive(Debug, thiserror::Error)]
+pub enum HandoffError {
+    #[error("the queue cannot be reached")]
+    Unreachable(#[source] io::Error),
+    #[error("as many messages as permitted are on their way to the queue")]
+    Busy,
+    #[error("the queue closed the connection in the middle of a message")]
+    Cut(#[source] io::Error),
+    #[error("the queue did not answer, so the message may or may not be queued")]
+    Unanswered(#[source] io::Error),
+    #[error("the queue's answer makes no sense")]
+    Nonsense,
+    #[error("the envelope is longer than the queue takes")]
+    Envelope,
+}
+
+/// Connections to the queue, shared by all sessions of the front end.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    path: PathBuf,
+    limits: Limits,
+    idle: Mutex<Vec<UnixStream>>,
+    room: Arc<Semaphore>,
+}
+
+/// A connection, for the length of one message.
+struct Link {
+    stream: UnixStream,
+    _room: OwnedSemaphorePermit,
+}
+
+/// One message on its way to the queue.
+pub struct Transfer {
+    shared: Arc<Shared>,
+    /// Not yet written: on the first connection everything, later what came since the last write.
+    buffer: Vec<u8>,
+    /// Where the last chunk began, if it can still grow.
+    chunk: Option<usize>,
+    link: Option<Link>,
+}
+
+impl Pool {
+    /// Opens nothing yet; the queue may come later.
+    pub fn new(path: impl Into<PathBuf>, limits: Limits) -> Self {
+        let room = Arc::new(Semaphore::new(limits.connections));
+        Self { shared: Arc::new(Shared { path: path.into(), limits, idle: Mutex::default(), room }) }
+    }
+
+    /// Starts a message. What the queue thinks of the opening is in its answer, after the end.
+    pub async fn begin(&self, opening: &Opening) -> Result<Transfer, HandoffError> {
+        let mut buffer = Vec::with_capacity(1024);
+        if !wire::put_opening(&mut buffer, opening) {
+            return Err(HandoffError::Envelope);
+        }
+        let mut transfer = Transfer { shared: Arc::clone(&self.shared), buffer, chunk: None, link: None };
+        if transfer.buffer.len() >= GATHER {
+            transfer.flush().await?;
+        }
+        Ok(transfer)
+    }
+}
+
+impl Shared {
+    /// Room for one more message on its way, within the deadline.
+    async fn room(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, HandoffError> {
+        match timeout_at(deadline, Arc::clone(&self.room).acquire_owned()).await {
+            Ok(Ok(room)) => Ok(room),
+            Ok(Err(_)) | Err(_) => Err(HandoffError::Busy),
+        }
+    }
+
+    async fn connect(&self, deadline: Instant) -> Result<UnixStream, HandoffError> {
+        let connected = timeout_at(deadline, UnixStream::connect(&self.path)).await;
+        connected.map_err(|_| io::ErrorKind::TimedOut.into()).and_then(|it| it).map_err(HandoffError::Unreachable)
+    }
+
+    fn pooled(&self) -> Option<UnixStream> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    fn give_back(&self, stream: UnixStream) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < self.limits.idle {
+            idle.push(stream);
+        }
+    }
+}
+
+impl Transfer {
+    /// Adds to the body: the message's own octets, without dot-stuffing.
+    pub async fn chunk(&mut self, mut bytes: &[u8]) -> Result<(), HandoffError> {
+        while !bytes.is_empty() {
+            let at = *self.chunk.get_or_insert_with(|| wire::open_chunk(&mut self.buffer));
+            let room = CHUNK_LIMIT - (self.buffer.len() - at - HEADER);
+            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            self.buffer.extend_from_slice(now);
+            bytes = later;
+            if now.len() == room {
+                self.end_chunk();
+            }
+            if self.buffer.len() >= GATHER {
+                self.flush().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the message and hears what became of it.
+    pub async fn finish(mut self) -> Result<Answer, HandoffError> {
+        self.end_chunk();
+        wire::put_end(&mut self.buffer);
+        self.flush().await?;
+        let Some(link) = self.link.take() else { return Err(HandoffError::Nonsense) };
+        let deadline = Instant::now() + self.shared.limits.patience;
+        let (answer, stream) = hear(link.stream, deadline).await?;
+        self.shared.give_back(stream);
+        Ok(answer)
+    }
+
+    fn end_chunk(&mut self) {
+        if let Some(at) = self.chunk.take() {
+            wire::close_frame(&mut self.buffer, at);
+        }
+    }
+
+    /// Writes what was gathered. Only the first write of a message may meet a stale connection.
+    async fn flush(&mut self) -> Result<(), HandoffError> {
+        self.end_chunk();
+        let deadline = Instant::now() + self.shared.limits.patience;
+        if self.link.is_none() {
+            let room = self.shared.room(deadline).await?;
+            let stream = self.first_write(deadline).await?;
+            self.link = Some(Link { stream, _room: room });
+        } else if let Some(link) = &mut self.link {
+            write(&mut link.stream, &self.buffer, deadline).await.map_err(HandoffError::Cut)?;
+        }
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Writes the start of the message, or all of it, to a pooled connection or else to a fresh one.
+    async fn first_write(&self, deadline: Instant) -> Result<UnixStream, HandoffError> {
+        while let Some(mut stream) = self.shared.pooled() {
+            // An error means that not everything was written. The end comes last, so the queue has not seen it.
+            if write(&mut stream, &self.buffer, deadline).await.is_ok() {
+                return Ok(stream);
+            }
+        }
+        let mut stream = self.shared.connect(deadline).await?;
+        write(&mut stream, &self.buffer, deadline).await.map_err(HandoffError::Cut)?;
+        Ok(stream)
+    }
+}
+
+async fn write(stream: &mut UnixStream, bytes: &[u8], deadline: Instant) -> io::Result<()> {
+    timeout_at(deadline, stream.write_all(bytes)).await.map_err(|_| io::ErrorKind::TimedOut)?
+}
+
+/// Reads exactly one answer; the connection is good for another message afterwards.
+async fn hear(mut stream: UnixStream, deadline: Instant) -> Result<(Answer, UnixStream), HandoffError> {
+    // One octet more than an answer has, so that a second one is noticed.
+    let mut bytes = [0; wire::ANSWER_LIMIT + 1];
+    let mut filled = 0;
+    loop {
+        let space = bytes.get_mut(filled..).unwrap_or_default();
+        let read = timeout_at(deadline, stream.read(space)).await;
+        match read.map_err(|_| io::ErrorKind::TimedOut.into()).and_then(|it| it) {
+            Ok(0) => return Err(HandoffError::Unanswered(io::ErrorKind::UnexpectedEof.into())),
+            Ok(count) => filled += count,
+            Err(error) => return Err(HandoffError::Unanswered(error)),
+        }
+        match wire::hear(bytes.get(..filled).unwrap_or_default()) {
+            Heard::Answer(answer) => return Ok((answer, stream)),
+            Heard::Part => {}
+            Heard::Nonsense => return Err(HandoffError::Nonsense),
+        }
+    }
+}

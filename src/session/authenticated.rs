@@ -1,0 +1,67 @@
+//! Somebody root vouched for, between two messages.
+
+use super::hello::{self, Offer};
+use super::secured::TlsPeer;
+use super::transaction::Addressing;
+use super::{Site, Step, answer};
+use crate::auth::Identity;
+use crate::smtp::address::AddressError;
+use crate::smtp::command::{self, ArgumentError, Command};
+use crate::smtp::params::ParamError;
+use crate::smtp::reply::{Refusal, Reply};
+
+#[derive(Debug)]
+pub struct Authenticated {
+    pub tls: TlsPeer,
+    /// The argument of the last EHLO or HELO.
+    pub hello: String,
+    pub user: Identity,
+}
+
+impl Authenticated {
+    pub(super) fn new(tls: TlsPeer, hello: String, user: Identity) -> Self {
+        Self { tls, hello, user }
+    }
+
+    pub(super) fn command(self, command: Command<'_>, site: &Site) -> Step {
+        match command {
+            Command::Ehlo(name) => answer(Self { hello: name.to_owned(), ..self }, hello::ehlo(site, Offer::Nothing)),
+            Command::Helo(name) => answer(Self { hello: name.to_owned(), ..self }, hello::helo(site)),
+            Command::Mail { path, params } => self.mail(path, params, site),
+            Command::Auth { .. } => answer(self, Refusal::AUTH_ONCE),
+            Command::StartTls => answer(self, Refusal::ALREADY_SECURE),
+            Command::Rcpt { .. } | Command::Data => answer(self, Refusal::NEED_MAIL),
+            Command::Noop | Command::Rset => answer(self, Reply::OK),
+            Command::Vrfy => answer(self, Reply::VRFY),
+            Command::Help => answer(self, Reply::HELP),
+            Command::Quit => Step::Close(Reply::BYE),
+            Command::NotOffered => answer(self, Refusal::NOT_OFFERED),
+        }
+    }
+
+    fn mail(self, path: &str, params: &str, site: &Site) -> Step {
+        match command::mail(path, params) {
+            Ok((_, params)) if params.size.is_some_and(|size| size > site.message_size) => answer(self, Refusal::TOO_LARGE),
+            Ok((sender, params)) => answer(Addressing::new(self, sender, params), Reply::SENDER_OK),
+            Err(error) => answer(self, refusal_of_mail(error)),
+        }
+    }
+}
+
+fn refusal_of_mail(error: ArgumentError) -> Refusal {
+    match error {
+        ArgumentError::Param(ParamError::Unknown) => Refusal::MAIL_PARAMETER,
+        ArgumentError::Param(ParamError::Repeated | ParamError::Value) => Refusal::BAD_PARAMETER,
+        ArgumentError::Address(AddressError::NeedsUtf8) => Refusal::NEEDS_SMTPUTF8,
+        ArgumentError::Address(AddressError::NoDomain) => Refusal::SENDER_NO_DOMAIN,
+        ArgumentError::Address(
+            AddressError::Brackets
+            | AddressError::Control
+            | AddressError::Domain
+            | AddressError::LocalPart
+            | AddressError::LongDomain
+            | AddressError::LongLocalPart
+            | AddressError::SourceRoute,
+        ) => Refusal::BAD_SENDER,
+    }
+}

@@ -1,0 +1,148 @@
+//! Receives the text after DATA and hands it to the queue while it comes.
+//!
+//! Whatever is wrong with it, the text is read to its end, so that no line of it is taken for a command; and a
+//! client that goes away in the middle leaves nothing behind.
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+
+use super::Client;
+use super::wire::{Closed, Wire};
+use crate::handoff::{Answer, HandoffError, Opening, Proof, Transfer};
+use crate::message::hops::Hops;
+use crate::message::trace::{Protocol, Trace};
+use crate::session::Session;
+use crate::session::transaction::{Received, Receiving};
+use crate::smtp::data::Decoder;
+use crate::smtp::envelope::International;
+use crate::smtp::reply::{Refusal, Reply};
+
+/// Octets of text that go to the queue at a time.
+const CHUNK: usize = 32 * 1024;
+
+/// A text on its way to the queue, until something is wrong with it.
+enum Way {
+    Open(Transfer),
+    Refused(Refusal),
+}
+
+impl Client<'_> {
+    pub(super) async fn receive<S>(&self, wire: &mut Wire<S>, receiving: Receiving) -> Result<(Session, Reply), Closed>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut way = match self.world.queue.begin(&self.opening(&receiving)).await {
+            Ok(transfer) => Way::Open(transfer),
+            Err(error) => return Ok(receiving.settle(Received::Refused(self.unavailable(&error)))),
+        };
+        wire.say(&Reply::GO_AHEAD);
+        wire.flush(self.world.limits.command_timeout).await?;
+        let (mut decoder, mut hops, mut text, mut size) = (Decoder::default(), Hops::default(), Vec::new(), 0_u64);
+        loop {
+            let before = text.len();
+            let ended = wire.decode(&mut decoder, &mut text);
+            let fresh = text.get(before..).unwrap_or_default();
+            size += fresh.len() as u64;
+            hops.read(fresh);
+            if size > self.world.site.message_size {
+                way = Way::Refused(Refusal::TOO_LARGE);
+                text.clear();
+            }
+            if ended || text.len() >= CHUNK {
+                way = self.pass(way, &mut text).await;
+            }
+            if ended {
+                break;
+            }
+            if size > self.world.site.message_size.saturating_mul(2) {
+                wire.close(&Refusal::TOO_LARGE.into()).await?;
+                return Err(Closed::ByUs);
+            }
+            self.more_text(wire).await?;
+        }
+        let received = match way {
+            Way::Refused(refusal) => Received::Refused(refusal),
+            Way::Open(transfer) => match decoder.verdict() {
+                Err(fault) => Received::Refused(fault.into()),
+                Ok(()) if hops.too_many() => Received::Refused(Refusal::LOOP),
+                Ok(()) => self.finish(transfer).await,
+            },
+        };
+        self.log_received(&receiving, &received, size);
+        Ok(receiving.settle(received))
+    }
+
+    fn opening<'a>(&self, receiving: &'a Receiving) -> Opening {
+        let Receiving { client, envelope, declared } = receiving;
+        let protocol = match envelope.international {
+            International::Ascii => Protocol::Esmtpsa,
+            International::Utf8 => Protocol::Utf8Smtpsa,
+        };
+        Opening {
+            session: self.id,
+            proof: Proof::Ticket(client.user.ticket().to_vec()),
+            envelope: envelope.clone(),
+            declared_size: *declared,
+            trace: Trace {
+                helo: client.hello.clone(),
+                peer: self.peer,
+                protocol,
+                tls: Some(client.tls.to_string()),
+                host: self.world.site.host.clone(),
+            },
+        }
+    }
+
+    /// Hands over what was decoded; a queue that fails now is told to the client at the end of the text.
+    async fn pass(&self, way: Way, text: &mut Vec<u8>) -> Way {
+        let way = match way {
+            Way::Open(mut transfer) => match transfer.chunk(text).await {
+                Ok(()) => Way::Open(transfer),
+                Err(error) => Way::Refused(self.unavailable(&error)),
+            },
+            Way::Refused(refusal) => Way::Refused(refusal),
+        };
+        text.clear();
+        way
+    }
+
+    async fn finish(&self, transfer: Transfer) -> Received {
+        match transfer.finish().await {
+            Ok(Answer::Accepted(id)) => Received::Queued(id),
+            Ok(Answer::Refused(refused)) => Received::Refused(refused.into()),
+            Err(error) => Received::Refused(self.unavailable(&error)),
+        }
+    }
+
+    async fn more_text<S>(&self, wire: &mut Wire<S>) -> Result<(), Closed>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let until = (Instant::now() + self.world.limits.data_timeout).min(self.deadline);
+        match tokio::time::timeout_at(until, wire.fill_text()).await {
+            Ok(read) => read,
+            Err(_) => {
+                wire.close(&Refusal::IDLE.into()).await?;
+                Err(Closed::ByUs)
+            }
+        }
+    }
+
+    fn unavailable(&self, error: &HandoffError) -> Refusal {
+        tracing::error!(event = "handoff_failed", session = %self.id, error = %error);
+        Refusal::QUEUE_UNAVAILABLE
+    }
+
+    fn log_received(&self, receiving: &Receiving, received: &Received, size: u64) {
+        let Receiving { client, envelope, .. } = receiving;
+        let (user, peer, rcpts) = (client.user.user(), self.peer.ip(), envelope.recipients().len());
+        match received {
+            Received::Queued(id) => {
+                tracing::info!(event = "accepted", session = %self.id, id = %id, user, peer = %peer, from = %envelope.sender, rcpts, size);
+            }
+            Received::Refused(Refusal(reply)) => {
+                tracing::info!(event = "refused", session = %self.id, user, peer = %peer, from = %envelope.sender, rcpts, size, code = reply.code, reason = %reply.text);
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! A client's stream with what was read and not yet understood, and what is to be said and not yet sent.
+//!
+//! An idle session keeps one KiB: memory for a text is taken when it comes and given back after it.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::{Buf as _, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use zeroize::Zeroize as _;
+
+use crate::smtp::data::{Decoder, Progress};
+use crate::smtp::line::{Cut, Lines};
+use crate::smtp::reply::Reply;
+
+/// Octets read at a time while commands are expected.
+const COMMAND_BUFFER: usize = 1024;
+/// Octets read at a time while a text is received: one TLS record.
+const TEXT_BUFFER: usize = 16 * 1024;
+/// How long a last reply may take to leave.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// The conversation is over; nobody's fault.
+#[derive(Debug)]
+pub enum Closed {
+    ByPeer,
+    ByUs,
+    Error(io::Error),
+}
+
+impl From<io::Error> for Closed {
+    fn from(error: io::Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+pub(super) struct Wire<S> {
+    stream: S,
+    input: BytesMut,
+    output: String,
+    lines: Lines,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self { stream, input: BytesMut::new(), output: String::new(), lines: Lines::default() }
+    }
+
+    pub(super) fn into_stream(self) -> S {
+        self.stream
+    }
+
+    pub(super) fn cut(&mut self, limit: usize) -> Cut<'_> {
+        self.lines.cut(&self.input, limit)
+    }
+
+    /// Decodes what is there as text after DATA; true at its end.
+    pub(super) fn decode(&mut self, decoder: &mut Decoder, text: &mut Vec<u8>) -> bool {
+        match decoder.decode(&self.input, text) {
+            Progress::More => {
+                self.input.clear();
+                false
+            }
+            Progress::End { consumed } => {
+                self.input.advance(consumed);
+                true
+            }
+        }
+    }
+
+    /// Drops the front of the input; wiped first if it may hold a password.
+    pub(super) fn forget(&mut self, consumed: usize, secret: bool) {
+        if secret && let Some(said) = self.input.get_mut(..consumed) {
+            said.zeroize();
+        }
+        self.input.advance(consumed);
+    }
+
+    pub(super) fn input_is_empty(&self) -> bool {
+        self.input.is_empty()
+    }
+
+    /// A TLS handshake record where a command should be.
+    pub(super) fn starts_like_tls(&self) -> bool {
+        self.input.starts_with(&[0x16, 0x03])
+    }
+
+    pub(super) fn say(&mut self, reply: &Reply) {
+        reply.write(&mut self.output);
+    }
+
+    /// Sends all that was said, in one write.
+    pub(super) async fn flush(&mut self, patience: Duration) -> Result<(), Closed> {
+        if self.output.is_empty() {
+            return Ok(());
+        }
+        let send = async {
+            self.stream.write_all(self.output.as_bytes()).await?;
+            self.stream.flush().await
+        };
+        tokio::time::timeout(patience, send).await.map_err(|_| Closed::ByUs)??;
+        self.output.clear();
+        Ok(())
+    }
+
+    /// Reads some more of what the client has to say.
+    pub(super) async fn fill(&mut self) -> Result<(), Closed> {
+        self.rest();
+        self.input.reserve(COMMAND_BUFFER / 2);
+        self.read().await
+    }
+
+    /// The same with room for a text.
+    pub(super) async fn fill_text(&mut self) -> Result<(), Closed> {
+        self.input.reserve(TEXT_BUFFER);
+        self.read().await
+    }
+
+    async fn read(&mut self) -> Result<(), Closed> {
+        match self.stream.read_buf(&mut self.input).await? {
+            0 => Err(Closed::ByPeer),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives back large buffers before waiting for a client that may be idle for long.
+    fn rest(&mut self) {
+        if self.input.is_empty() {
+            self.input = BytesMut::with_capacity(COMMAND_BUFFER);
+        }
+        if self.output.is_empty() && self.output.capacity() > COMMAND_BUFFER {
+            self.output = String::new();
+        }
+    }
+
+    /// Says a last reply and ends the stream; a client that does not listen is not waited for.
+    pub(super) async fn close(&mut self, reply: &Reply) -> Result<(), Closed> {
+        self.say(reply);
+        self.flush(FAREWELL).await?;
+        let _ = tokio::time::timeout(FAREWELL, self.stream.shutdown()).await;
+        Ok(())
+    }
+}

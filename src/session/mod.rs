@@ -1,0 +1,221 @@
+//! One client connection, from greeting to QUIT, without sockets or clocks.
+//!
+//! ```text
+//! Plain --STARTTLS--> Secured --AUTH--> Authenticated --MAIL--> Addressing --RCPT--> Addressed --DATA--> Receiving
+//!                       |  ^                 ^                                                              |
+//!                       v  |                 +--------------------------------------------------------------+
+//!                    Challenged
+//! ```
+//!
+//! Each state is a struct holding only what is true in it, and a transition consumes the old one. `Plain` holds
+//! nothing at all: forgetting what was said before TLS (RFC 3207 §4.2) is not a step to remember.
+
+mod authenticated;
+pub mod driver;
+mod hello;
+mod plain;
+mod secured;
+mod transaction;
+
+pub use authenticated::Authenticated;
+pub use plain::Plain;
+pub use secured::{Challenged, Checking, Secured, TlsPeer};
+pub use transaction::{Addressed, Addressing, Receiving};
+
+use crate::smtp::address::Domain;
+use crate::smtp::command::{AUTH_LIMIT, Command, CommandError, PATH_COMMAND_LIMIT};
+use crate::smtp::line::LineFault;
+use crate::smtp::reply::{Refusal, Reply};
+use crate::smtp::sasl::Credentials;
+
+/// What a session knows of the configuration.
+#[derive(Clone, Debug)]
+pub struct Site {
+    pub host: String,
+    /// The same as a domain, for `<Postmaster>`.
+    pub domain: Domain,
+    /// Octets in a message.
+    pub message_size: u64,
+    /// Recipients of one message; at least 100 (RFC 5321 §4.5.3.1.8).
+    pub recipients: usize,
+}
+
+#[derive(Debug)]
+pub enum Session {
+    Plain(Plain),
+    Secured(Secured),
+    /// The next line is an answer to a challenge, not a command.
+    Challenged(Challenged),
+    Authenticated(Authenticated),
+    Addressing(Addressing),
+    Addressed(Addressed),
+}
+
+/// What the driver has to do next.
+#[derive(Debug)]
+pub enum Step {
+    Reply(Session, Reply),
+    /// Say 220, shake hands, go on with `Plain::secured`.
+    StartTls(Plain),
+    /// Ask the helper, go on with `Checking::settle`.
+    Check(Checking, Credentials),
+    /// Credentials that need no question to be wrong: refuse them as late as if they had been asked.
+    Deny(Secured),
+    /// Say 354, read the text, go on with `Receiving::settle`.
+    Receive(Receiving),
+    /// Say this and close.
+    Close(Reply),
+}
+
+impl Session {
+    /// One line from the client, without its CR LF, or why there is none.
+    pub fn line(self, line: Result<&[u8], LineFault>, site: &Site) -> Step {
+        match (self, line) {
+            (_, Err(LineFault::Endless)) => Step::Close(Refusal::ENDLESS_LINE.into()),
+            (Self::Challenged(state), Ok(response)) => state.response(response),
+            (Self::Challenged(state), Err(fault)) => state.unreadable(fault),
+            (state, Err(LineFault::BareLineEnd)) => state.stays(Refusal::BARE_LINE_END),
+            (state, Err(LineFault::TooLong)) => state.stays(Refusal::TOO_LONG),
+            (state, Ok(line)) => match Command::parse(line) {
+                Ok(command) => state.command(command, site),
+                Err(error) => state.misunderstood(error),
+            },
+        }
+    }
+
+    /// Octets a line may have in this state, CR LF included.
+    pub fn line_limit(&self) -> usize {
+        match self {
+            Self::Secured(_) | Self::Challenged(_) => AUTH_LIMIT,
+            // AUTH is answered in the clear too, so its line must fit to be told from binary junk.
+            Self::Plain(_) => AUTH_LIMIT,
+            Self::Authenticated(_) | Self::Addressing(_) | Self::Addressed(_) => PATH_COMMAND_LIMIT,
+        }
+    }
+
+    /// Whether lines of this state may hold a password, so that the driver wipes them.
+    pub fn hears_secrets(&self) -> bool {
+        match self {
+            Self::Plain(_) | Self::Secured(_) | Self::Challenged(_) => true,
+            Self::Authenticated(_) | Self::Addressing(_) | Self::Addressed(_) => false,
+        }
+    }
+
+    fn command(self, command: Command<'_>, site: &Site) -> Step {
+        match self {
+            Self::Plain(state) => state.command(command, site),
+            Self::Secured(state) => state.command(command, site),
+            Self::Challenged(state) => Self::Challenged(state).stays(Refusal::UNKNOWN),
+            Self::Authenticated(state) => state.command(command, site),
+            Self::Addressing(state) => state.command(command, site),
+            Self::Addressed(state) => state.command(command, site),
+        }
+    }
+
+    fn misunderstood(self, error: CommandError) -> Step {
+        match error {
+            CommandError::Unknown => self.stays(Refusal::UNKNOWN),
+            CommandError::Binary => self.stays(Refusal::BINARY),
+            CommandError::Arguments => self.stays(Refusal::BAD_ARGUMENTS),
+            CommandError::TooLong => self.stays(Refusal::TOO_LONG),
+            CommandError::OtherProtocol => Step::Close(Refusal::OTHER_PROTOCOL.into()),
+        }
+    }
+
+    fn stays(self, refusal: Refusal) -> Step {
+        Step::Reply(self, refusal.into())
+    }
+}
+
+/// A step that answers and stays in, or goes to, `state`.
+fn answer(state: impl Into<Session>, reply: impl Into<Reply>) -> Step {
+    Step::Reply(state.into(), reply.into())
+}
+
+macro_rules! states {
+    ($($state:ident),*) => {$(
+        impl From<$state> for Session {
+            fn from(state: $state) -> Self {
+                Self::$state(state)
+            }
+        }
+    )*};
+}
+states!(Plain, Secured, Challenged, Authenticated, Addressing, Addressed);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::Answer;
+    use pamrelay_authwire::{Cause, Outcome, Phase, Reason};
+    use proptest::prelude::*;
+
+    const WRONG: Cause = Cause { phase: Phase::Auth, code: 7, reason: Reason::Refused };
+
+    fn site() -> Site {
+        Site { host: "mail.example".into(), domain: Domain::parse("mail.example").unwrap(), message_size: 1000, recipients: 100 }
+    }
+
+    /// Lines near the protocol, and now and then anything at all.
+    fn line() -> impl Strategy<Value = Vec<u8>> {
+        let word = prop::sample::select(vec![
+            "EHLO a.example",
+            "HELO a.example",
+            "AUTH PLAIN AGFubgBzZWNyZXQ=",
+            "AUTH PLAIN",
+            "AUTH LOGIN YW5u",
+            "AUTH LOGIN",
+            "c2VjcmV0",
+            "*",
+            "=",
+            "MAIL FROM:<a@b.example>",
+            "MAIL FROM:<> SIZE=9999",
+            "RCPT TO:<c@d.example>",
+            "DATA",
+            "RSET",
+            "NOOP",
+            "VRFY a",
+            "HELP",
+            "EXPN x",
+            "STARTTLS",
+            "",
+        ]);
+        prop_oneof![9 => word.prop_map(|word| word.as_bytes().to_vec()), 1 => prop::collection::vec(any::<u8>(), 0..20)]
+    }
+
+    /// Plays lines against a session as the driver would, with a helper that refuses everybody.
+    fn play(mut session: Session, lines: &[Vec<u8>], mut seen: impl FnMut(&Step)) {
+        for line in lines {
+            let step = session.line(Ok(line), &site());
+            seen(&step);
+            session = match step {
+                Step::Reply(next, _) => next,
+                Step::Deny(secured) => secured.into(),
+                Step::StartTls(plain) => plain.into(),
+                Step::Check(checking, _) => checking.settle(Answer::from(Outcome::Reject(WRONG))).0,
+                Step::Receive(_) | Step::Close(_) => return,
+            };
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_said_in_the_clear_is_a_login_or_a_message(lines in prop::collection::vec(line(), 0..20)) {
+            play(Session::Plain(Plain), &lines, |step| {
+                assert!(!matches!(step, Step::Check(..) | Step::Deny(_) | Step::Receive(_)), "{step:?}");
+            });
+        }
+
+        #[test]
+        fn who_is_not_accepted_never_gets_to_send(lines in prop::collection::vec(line(), 0..40)) {
+            let tls = TlsPeer { version: "TLS1.3", cipher: String::new() };
+            play(Session::Secured(Plain.secured(tls)), &lines, |step| {
+                assert!(!matches!(step, Step::Receive(_)), "{step:?}");
+                if let Step::Reply(session, reply) = step {
+                    assert!(!matches!(session, Session::Authenticated(_) | Session::Addressing(_) | Session::Addressed(_)));
+                    assert_ne!(reply.code, 235);
+                }
+            });
+        }
+    }
+}
