@@ -36,14 +36,8 @@ pub struct FrontSettings {
     pub sessions: usize,
     pub sessions_per_address: usize,
     pub oldest_tls: Oldest,
-    pub sockets: Sockets,
-    /// How long a question to the helper may take in all.
-    pub helper_deadline: Duration,
-}
-
-/// The three doors to the other roles, as the caged front end names them.
-pub struct Sockets {
-    pub auth: PathBuf,
+    /// The doors to the other roles, as the caged front end names them.
+    pub helper: Helper,
     pub keys: PathBuf,
     pub queue: PathBuf,
 }
@@ -70,12 +64,12 @@ pub enum FrontError {
 pub async fn serve(settings: FrontSettings, listeners: Vec<Listener>, ready: impl FnOnce()) -> Result<(), FrontError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(FrontError::Signals)?;
     let (close, closing) = watch::channel(false);
-    let keys = meet_keys(settings.sockets.keys).await;
+    let keys = meet_keys(settings.keys).await;
     let front = Arc::new(Front {
         world: World {
             site: settings.site,
-            helper: Helper::new(settings.sockets.auth, settings.helper_deadline),
-            queue: Pool::new(settings.sockets.queue, crate::handoff::Limits::default()),
+            helper: settings.helper,
+            queue: Pool::new(settings.queue, crate::handoff::Limits::default()),
             limits: settings.limits,
             closing,
         },
