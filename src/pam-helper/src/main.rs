@@ -1,3 +1,156 @@
-//! The PAM helper: one question, one disposable worker, one verdict.
+//! The PAM helper: the only part of pamrelay that root runs for every login.
+//!
+//! ```text
+//! front ─question▶ listener ─fork─▶ template ─▶ worker (PAM, name service) ─report▶ listener ─verdict▶ front
+//! ```
+//!
+//! Three kinds of process, one program. The *listener* checks, limits, counts and signs, and never touches
+//! PAM ([`listener`]). The *template* has loaded the modules and forks ([`template`]). A *worker* answers one
+//! question and ends ([`worker`]). Invariant: what goes wrong in a worker costs its own question an
+//! *unavailable*, never anybody an *accept*.
+#![deny(unsafe_code)] // allowed in `sys` and `pam` alone
 
-fn main() {}
+mod account;
+mod asker;
+mod brood;
+mod check;
+mod control;
+mod harden;
+mod judge;
+mod limits;
+mod listener;
+mod log;
+mod notify;
+mod pam;
+mod report;
+mod service;
+mod settings;
+mod socket;
+mod sys;
+mod template;
+mod tickets;
+mod worker;
+mod workshop;
+
+use std::collections::VecDeque;
+use std::fmt::Display;
+use std::io;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use nix::unistd::{Group, User, geteuid};
+
+use crate::limits::Limits;
+use crate::listener::Listener;
+use crate::log::{Level, Line};
+use crate::settings::{Rules, Settings};
+use crate::template::Loading;
+use crate::tickets::Mint;
+use crate::workshop::Workshop;
+
+/// sysexits.h: something that was needed is not there, no permission, configuration.
+const EX_UNAVAILABLE: u8 = 69;
+const EX_NOPERM: u8 = 77;
+const EX_CONFIG: u8 = 78;
+
+/// Why the helper does not start.
+struct Refusal {
+    status: u8,
+    reasons: Vec<String>,
+}
+
+impl Refusal {
+    fn new(status: u8, reason: impl Into<String>) -> Self {
+        Self { status, reasons: vec![reason.into()] }
+    }
+
+    fn what(what: impl Display) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self::new(EX_UNAVAILABLE, format!("{what}: {error}"))
+    }
+}
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    match args.next().as_deref() {
+        None => match listen() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(refusal) => {
+                for reason in refusal.reasons {
+                    Line::event(Level::Error, "refused-to-start").text("text", reason).write();
+                }
+                ExitCode::from(refusal.status)
+            }
+        },
+        // Started by the listener alone; its standard input is the control socket.
+        Some("template") => {
+            let loading = args.next().as_deref().and_then(Loading::parse);
+            let ran = loading.zip(Rules::from_args(args)).map(|(loading, rules)| template::run(loading, rules));
+            ExitCode::from(if matches!(ran, Some(Ok(()))) { 0 } else { EX_UNAVAILABLE })
+        }
+        Some("--version") => {
+            println!("pamrelay-auth {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        Some(_) => {
+            eprintln!("usage: pamrelay-auth\nIts settings come from the environment; pamrelay-auth(8) lists them.");
+            ExitCode::from(64)
+        }
+    }
+}
+
+/// Checks everything, gives up everything that is not needed, and serves.
+fn listen() -> Result<(), Refusal> {
+    let passed = socket::inherited(); // before any descriptor is opened
+    let settings =
+        Settings::read(std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))))
+            .map_err(|reasons| Refusal { status: EX_CONFIG, reasons })?;
+    if !geteuid().is_root() {
+        return Err(Refusal::new(EX_NOPERM, "must be started as root: PAM modules read the password files"));
+    }
+    if let Some(why) = service::unusable(&settings.rules.service) {
+        return Err(Refusal::new(EX_CONFIG, why));
+    }
+    let front = User::from_name(&settings.front_user)
+        .ok()
+        .flatten()
+        .ok_or_else(|| Refusal::new(EX_CONFIG, format!("there is no user {}", settings.front_user)))?;
+    let queue = Group::from_name(&settings.queue_group)
+        .ok()
+        .flatten()
+        .ok_or_else(|| Refusal::new(EX_CONFIG, format!("there is no group {}", settings.queue_group)))?;
+
+    harden::no_core().map_err(Refusal::what("switching cores off"))?;
+    let socket = match passed {
+        Some(passed) => socket::listener_from(passed),
+        None => socket::bind(&settings.socket, front.gid),
+    }
+    .map_err(Refusal::what(settings.socket.display()))?;
+    harden::join(queue.gid);
+    let mint = Mint::open(&settings.runtime, queue.gid, settings.ticket_lifetime)
+        .map_err(Refusal::what(settings.runtime.join("tickets").display()))?;
+    brood::adopt_orphans().map_err(|error| Refusal::what("becoming a subreaper")(error.into()))?;
+    harden::drop_privileges(settings.low_ports).map_err(Refusal::what("dropping capabilities"))?;
+
+    let mut secret = [0; 32];
+    tickets::random(&mut secret).map_err(Refusal::what("/dev/urandom"))?;
+    Line::event(Level::Info, "started")
+        .with("service", &settings.rules.service)
+        .with("min_uid", settings.rules.min_uid)
+        .with("workers", settings.workers)
+        .write();
+    let listener = Listener {
+        front: front.uid,
+        limits: Limits::new(&settings, secret, Instant::now()),
+        workshop: Workshop::new(&settings),
+        socket,
+        mint,
+        settings,
+        askers: Vec::new(),
+        waiting: VecDeque::new(),
+        running: Vec::new(),
+        accept_again: None,
+        rotate_again: None,
+    };
+    notify::ready();
+    listener.serve().map_err(Refusal::what("waiting for questions"))
+}

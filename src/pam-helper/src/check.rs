@@ -1,0 +1,70 @@
+//! What may reach PAM: the helper's own look at a question, whatever the front end did before.
+//!
+//! Invariant: a name that passes is a C string of printable UTF-8 that no module can take for an option,
+//! a path or two fields of a line; a password that passes is a C string that pam_unix hashes whole.
+
+use std::ffi::CString;
+
+use pamrelay_authwire::{MAX_USER, Question, Reason};
+
+/// From 512 bytes on pam_unix answers "wrong" without hashing (and the time shows it).
+const LONGEST_PASSWORD: usize = 511;
+
+/// The name as PAM will get it, or why it never will.
+pub(crate) fn admissible(question: &Question<'_>) -> Result<CString, Reason> {
+    let name = std::str::from_utf8(question.user).map_err(|_| Reason::BadName)?;
+    let bad = name.is_empty()
+        || name.len() > MAX_USER
+        || name.starts_with('-')
+        || name.contains(|c: char| c.is_control() || matches!(c, '/' | ':' | '\u{2028}' | '\u{2029}' | '\u{fffe}' | '\u{ffff}'));
+    if bad {
+        return Err(Reason::BadName);
+    }
+    if name == "root" {
+        return Err(Reason::Root);
+    }
+    // An empty password is nobody's: accounts without one are refused.
+    if question.password.is_empty() || question.password.len() > LONGEST_PASSWORD || question.password.contains(&0) {
+        return Err(Reason::BadPassword);
+    }
+    CString::new(name).map_err(|_| Reason::BadName)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(user: &[u8], password: &[u8]) -> Result<CString, Reason> {
+        admissible(&Question { id: 1, session: 1, peer: [0; 16], user, password })
+    }
+
+    #[test]
+    fn names_of_people_pass_in_every_form_that_directories_use() {
+        for name in ["alice", "LAB\\aduser", "aduser@lab.test", "zoë", "first last", "%n", "a.b+c", "user "] {
+            assert_eq!(check(name.as_bytes(), b"x").unwrap().to_bytes(), name.as_bytes());
+        }
+    }
+
+    #[test]
+    fn names_that_are_options_paths_fields_or_junk_do_not() {
+        let long = [b'u'; 256];
+        for name in [&b""[..], b"-froot", b"../x", b"a/b", b"a:b", b"a\0b", b"a\nb", b"\x7f", b"\xff", "a\u{85}b".as_bytes(), &long] {
+            assert_eq!(check(name, b"x"), Err(Reason::BadName), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn root_is_not_even_asked_for() {
+        assert_eq!(check(b"root", b"x"), Err(Reason::Root));
+    }
+
+    #[test]
+    fn passwords_pass_as_they_are_up_to_511_bytes() {
+        for password in [&b"p\xe4ss"[..], "pässwörd€ with blanks\t".as_bytes(), &[b'x'; 511]] {
+            assert!(check(b"alice", password).is_ok());
+        }
+        for password in [&b""[..], b"right\0x", &[b'x'; 512]] {
+            assert_eq!(check(b"alice", password), Err(Reason::BadPassword));
+        }
+    }
+}

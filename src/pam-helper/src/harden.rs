@@ -1,0 +1,43 @@
+//! What the helper gives up before it answers anybody.
+//!
+//! Kept is what PAM modules need: uid 0, to read shadow files CAP_DAC_READ_SEARCH, and nothing to gain by
+//! exec. The file system and system calls are narrowed by the unit, because modules differ in what they
+//! open. Invariant: all of it is inherited by the template and its workers.
+
+use std::io;
+
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::unistd::{Gid, getgroups, setgroups};
+
+use crate::settings::LowPorts;
+use crate::sys::{self, CAP_DAC_READ_SEARCH, CAP_NET_BIND_SERVICE};
+
+/// No core file and no way to look into the process: passwords pass through its memory.
+pub(crate) fn no_core() -> io::Result<()> {
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    prctl::set_dumpable(false)?;
+    Ok(())
+}
+
+/// Root may give a file to a group that it is a member of without any capability; so the ticket file
+/// can be renewed daily when CAP_CHOWN is long gone. A failure shows when the file is written.
+pub(crate) fn join(group: Gid) {
+    if let Ok(mut groups) = getgroups()
+        && !groups.contains(&group)
+    {
+        groups.push(group);
+        let _ = setgroups(&groups);
+    }
+}
+
+/// Nothing can be gained by exec any more, and only the named capabilities are left. The listener itself
+/// uses none of them; they are for the workers.
+pub(crate) fn drop_privileges(low_ports: LowPorts) -> io::Result<()> {
+    prctl::set_no_new_privs()?;
+    let keep: &[u32] = match low_ports {
+        LowPorts::Needed => &[CAP_DAC_READ_SEARCH, CAP_NET_BIND_SERVICE],
+        LowPorts::Dropped => &[CAP_DAC_READ_SEARCH],
+    };
+    sys::limit_capabilities(keep, &[])
+}

@@ -1,0 +1,355 @@
+//! The listener: takes questions, keeps the limits, has workers made, gives one verdict each.
+//!
+//! ```text
+//! Asker ──whole frame──▶ Question waiting ──worker free──▶ running ──report | loss | deadline──▶ verdict
+//!   └─ dropped              └─ refused, throttled, too late
+//! ```
+//!
+//! One thread, one poll loop, nothing that waits. It never calls PAM or, after its start, the name service.
+//! Invariant: a verdict is written to the connection that its question came from and to no other, and only
+//! a worker's whole report makes an *accept*.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, send};
+use nix::unistd::Uid;
+use pamrelay_authwire::{Cause, Outcome, Phase, Question, QuestionFrame, Reason, Verdict};
+
+use crate::asker::{self, Asker, Dropped};
+use crate::check;
+use crate::limits::{AccountKey, Limits};
+use crate::log::{Level, Line, Session};
+use crate::settings::Settings;
+use crate::socket;
+use crate::tickets::{Mint, Rotation};
+use crate::workshop::{News, Readiness, Source, Workshop};
+
+/// Connections that have not sent their question yet.
+const MOST_ASKERS: usize = 64;
+/// How long an idle listener sleeps at most: the ticket keys may be due.
+const LONGEST_SLEEP: Duration = Duration::from_mins(1);
+/// After an accept that failed for want of something (descriptors).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+pub(crate) struct Listener {
+    pub(crate) settings: Settings,
+    pub(crate) socket: UnixListener,
+    pub(crate) front: Uid,
+    pub(crate) limits: Limits,
+    pub(crate) mint: Mint,
+    pub(crate) workshop: Workshop,
+    pub(crate) askers: Vec<Asker>,
+    pub(crate) waiting: VecDeque<Pending>,
+    pub(crate) running: Vec<(u64, Pending)>,
+    pub(crate) accept_again: Option<Instant>,
+    pub(crate) rotate_again: Option<Instant>,
+}
+
+/// A question that is to be answered.
+pub(crate) struct Pending {
+    stream: UnixStream,
+    frame: QuestionFrame,
+    id: u64,
+    session: u64,
+    peer: IpAddr,
+    user: Vec<u8>,
+    account: AccountKey,
+    arrived: Instant,
+}
+
+/// A descriptor in the poll set.
+#[derive(Clone, Copy)]
+enum Watched {
+    Socket,
+    Asker(usize),
+    Waiting(usize),
+    Workshop(usize),
+}
+
+impl Listener {
+    /// Serves until the process is ended from outside.
+    pub(crate) fn serve(mut self) -> io::Result<()> {
+        self.workshop.readiness(Instant::now()); // the first template starts before the first question
+        loop {
+            let now = Instant::now();
+            self.rotate_tickets(now);
+            let news = self.workshop.expire(now);
+            self.tell(news, now);
+            self.expire(now);
+            self.start_workers(now);
+            self.wait(now)?;
+        }
+    }
+
+    /// Sleeps until something happens, and takes it in.
+    fn wait(&mut self, now: Instant) -> io::Result<()> {
+        let mut sources = Vec::new();
+        let mut watched = Vec::new();
+        let mut set = Vec::new();
+        let mut watch = |set: &mut Vec<PollFd<'_>>, source| {
+            watched.push(source);
+            debug_assert_eq!(watched.len(), set.len());
+        };
+        if self.accepts(now) {
+            set.push(PollFd::new(self.socket.as_fd(), PollFlags::POLLIN));
+            watch(&mut set, Watched::Socket);
+        }
+        for (at, asker) in self.askers.iter().enumerate() {
+            set.push(PollFd::new(asker.stream.as_fd(), PollFlags::POLLIN));
+            watch(&mut set, Watched::Asker(at));
+        }
+        for (at, pending) in self.waiting.iter().enumerate() {
+            set.push(PollFd::new(pending.stream.as_fd(), PollFlags::empty())); // hang-up alone
+            watch(&mut set, Watched::Waiting(at));
+        }
+        let ours = set.len();
+        self.workshop.watched(&mut sources, &mut set);
+        watched.extend((0..set.len() - ours).map(Watched::Workshop));
+
+        match poll(&mut set, self.patience(now)) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // From the back, so that removing an asker leaves the places of the others as they are.
+        let happened: Vec<Watched> =
+            watched.into_iter().zip(&set).filter(|(_, fd)| fd.any().unwrap_or(true)).map(|(w, _)| w).rev().collect();
+        drop(set);
+        let now = Instant::now();
+        for event in happened {
+            match event {
+                Watched::Socket => self.accept(now),
+                Watched::Asker(at) => self.read(at, now),
+                Watched::Waiting(at) => {
+                    if let Some(pending) = self.waiting.remove(at) {
+                        pending.line(Level::Notice, "abandoned", now).write();
+                    }
+                }
+                Watched::Workshop(at) => {
+                    if let Some(&source) = sources.get(at) {
+                        self.heard(source, now);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn accepts(&self, now: Instant) -> bool {
+        self.askers.len() < MOST_ASKERS && self.accept_again.is_none_or(|time| now >= time)
+    }
+
+    fn patience(&self, now: Instant) -> PollTimeout {
+        let askers = self.askers.iter().map(|asker| asker.since + asker::PATIENCE);
+        let waiting = self.waiting.iter().map(|pending| pending.latest_start(&self.settings));
+        let next = askers.chain(waiting).chain(self.workshop.next_deadline(now)).chain(self.accept_again).filter(|time| *time > now).min();
+        let wait = next.map_or(LONGEST_SLEEP, |next| next.saturating_duration_since(now)).min(LONGEST_SLEEP);
+        // One more millisecond, so that the moment has passed when poll returns.
+        PollTimeout::try_from(wait.saturating_add(Duration::from_millis(1))).unwrap_or(PollTimeout::ZERO)
+    }
+
+    fn accept(&mut self, now: Instant) {
+        self.accept_again = None;
+        while self.askers.len() < MOST_ASKERS {
+            let stream = match self.socket.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => return,
+                Err(_) => {
+                    self.accept_again = Some(now + ACCEPT_PAUSE);
+                    return;
+                }
+            };
+            match socket::peer(&stream) {
+                Ok(uid) if uid.is_root() || uid == self.front => self.askers.extend(Asker::new(stream, now)),
+                Ok(uid) => Line::event(Level::Warning, "dropped").with("reason", "stranger").with("uid", uid).write(),
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn read(&mut self, at: usize, now: Instant) {
+        let Some(asker) = self.askers.get_mut(at) else { return };
+        match asker.read() {
+            Ok(false) => {}
+            Ok(true) => {
+                let (stream, frame) = self.askers.swap_remove(at).into_parts();
+                self.consider(stream, frame, now);
+            }
+            Err(dropped) => {
+                self.askers.swap_remove(at);
+                log_dropped(&dropped);
+            }
+        }
+    }
+
+    /// A whole question: refused at once, or put in line.
+    fn consider(&mut self, stream: UnixStream, frame: QuestionFrame, now: Instant) {
+        let Some(question) = Question::decode(frame.as_bytes()) else { return };
+        let fit = check::admissible(&question);
+        let pending = Pending {
+            id: question.id,
+            session: question.session,
+            peer: question.peer_addr(),
+            user: question.user.to_vec(),
+            account: self.limits.key(question.user),
+            arrived: now,
+            stream,
+            frame,
+        };
+        let cause = |phase, reason| Cause { phase, code: 0, reason };
+        match fit {
+            Err(reason) => self.settle(pending, Outcome::Reject(cause(Phase::Check, reason)), "", now),
+            Ok(_) if self.waiting.len() >= self.settings.waiting => {
+                self.settle(pending, Outcome::Unavailable(cause(Phase::Start, Reason::Busy)), "too many questions are waiting", now);
+            }
+            Ok(_) => self.waiting.push_back(pending),
+        }
+    }
+
+    /// Drops peers that dawdle and answers questions that waited too long.
+    fn expire(&mut self, now: Instant) {
+        self.askers.retain(|asker| {
+            let slow = asker.is_slow(now);
+            if slow {
+                log_dropped(&Dropped::Slow);
+            }
+            !slow
+        });
+        while let Some(pending) = self.waiting.pop_front_if(|pending| now >= pending.latest_start(&self.settings)) {
+            let cause = Cause { phase: Phase::Start, code: 0, reason: Reason::Busy };
+            self.settle(pending, Outcome::Unavailable(cause), "no worker became free in time", now);
+        }
+    }
+
+    /// Gives waiting questions to workers, in order; one whose account has as many questions under way as
+    /// it may still fail waits for their outcome, so that parallel guesses count like any others.
+    fn start_workers(&mut self, now: Instant) {
+        let mut at = 0;
+        while let Some(pending) = self.waiting.get(at) {
+            match self.workshop.readiness(now) {
+                Readiness::Now => {}
+                Readiness::Later => return,
+                Readiness::Never => {
+                    let Some(pending) = self.waiting.remove(at) else { return };
+                    let cause = Cause { phase: Phase::Start, code: 0, reason: Reason::NoService };
+                    self.settle(pending, Outcome::Unavailable(cause), "", now);
+                    continue;
+                }
+            }
+            let (for_account, in_all) = (self.limits.left_for(pending.account, now), self.limits.left_in_all(now));
+            if for_account == 0 || in_all == 0 {
+                let reason = if for_account == 0 { Reason::AccountFailures } else { Reason::AllFailures };
+                let Some(pending) = self.waiting.remove(at) else { return };
+                self.settle(pending, Outcome::Throttled(Cause { phase: Phase::Limit, code: 0, reason }), "", now);
+                continue;
+            }
+            let same_account = self.running.iter().filter(|(_, running)| running.account == pending.account).count();
+            if same_account >= for_account as usize || self.running.len() >= in_all as usize {
+                at += 1;
+                continue;
+            }
+            match self.workshop.start(pending.frame.as_bytes(), pending.id, now, pending.arrived + self.settings.deadline) {
+                Ok(job) => {
+                    let Some(mut pending) = self.waiting.remove(at) else { return };
+                    pending.frame = QuestionFrame::empty(); // the worker has it; ours is wiped
+                    self.running.push((job, pending));
+                }
+                Err(_) => return self.workshop.abandon_template(now), // the question waits for the next one
+            }
+        }
+    }
+
+    fn heard(&mut self, source: Source, now: Instant) {
+        let news = self.workshop.ready(source, now);
+        self.tell(news, now);
+    }
+
+    fn tell(&mut self, news: Vec<News>, now: Instant) {
+        for piece in news {
+            let (job, outcome, text) = match piece {
+                News::Answered(job, report) => (job, report.outcome, report.text),
+                News::Lost(job, reason, how) => (job, Outcome::Unavailable(Cause { phase: Phase::Worker, code: 0, reason }), how),
+            };
+            if let Some(at) = self.running.iter().position(|(running, _)| *running == job) {
+                let (_, pending) = self.running.swap_remove(at);
+                self.settle(pending, outcome, &text, now);
+            }
+        }
+    }
+
+    /// The only place where a verdict is made: ticket, count, frame, log line.
+    fn settle(&mut self, pending: Pending, mut outcome: Outcome, text: &str, now: Instant) {
+        if let Outcome::Accept(accepted) = &mut outcome {
+            match self.mint.sign(accepted, pending.session) {
+                Some(ticket) => accepted.ticket = ticket,
+                None => outcome = Outcome::Unavailable(Cause { phase: Phase::Identity, code: 0, reason: Reason::Fault }),
+            }
+        }
+        if let Outcome::Reject(cause) = &outcome
+            && cause.phase != Phase::Check
+        {
+            self.limits.failed(pending.account, now);
+        }
+        pending.log(&outcome, text, now);
+        if let Some(frame) = (Verdict { id: pending.id, outcome }).encode() {
+            // A fresh socket has room for it; a peer that is gone does not need it.
+            let _ = send(pending.stream.as_raw_fd(), &frame, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
+        }
+    }
+
+    fn rotate_tickets(&mut self, now: Instant) {
+        if self.rotate_again.is_some_and(|time| now < time) {
+            return;
+        }
+        self.rotate_again = Some(now + LONGEST_SLEEP);
+        match self.mint.rotate() {
+            Ok(Rotation::NotYet) => {}
+            Ok(Rotation::Done) => Line::event(Level::Info, "tickets").with("state", "rotated").write(),
+            Err(error) => Line::event(Level::Error, "tickets").with("state", "not-rotated").text("text", error.to_string()).write(),
+        }
+    }
+}
+
+impl Pending {
+    /// A question that has waited half its time has too little left to be worth a worker.
+    fn latest_start(&self, settings: &Settings) -> Instant {
+        self.arrived + settings.deadline / 2
+    }
+
+    fn line(&self, level: Level, event: &str, now: Instant) -> Line {
+        let time = now.saturating_duration_since(self.arrived).as_millis();
+        Line::event(level, event).with("session", Session(self.session)).text("user", &self.user).with("peer", self.peer).with("ms", time)
+    }
+
+    fn log(&self, outcome: &Outcome, text: &str, now: Instant) {
+        let level = match outcome {
+            Outcome::Accept(_) => Level::Info,
+            Outcome::Reject(_) | Outcome::MustChange(_) | Outcome::Expired(_) | Outcome::NotPermitted(_) => Level::Notice,
+            Outcome::Throttled(_) => Level::Warning,
+            Outcome::Unavailable(_) => Level::Error,
+        };
+        let mut line = self.line(level, "login", now).with("verdict", outcome.word());
+        if let Outcome::Accept(accepted) = outcome {
+            line = line.text("account", &accepted.user).with("uid", accepted.uid);
+        }
+        if let Some(cause) = outcome.cause() {
+            line = line.with("phase", cause.phase).with("code", cause.code).with("reason", cause.reason);
+        }
+        if !text.is_empty() {
+            line = line.text("text", text);
+        }
+        line.write();
+    }
+}
+
+fn log_dropped(dropped: &Dropped) {
+    if *dropped != Dropped::Silent {
+        Line::event(Level::Warning, "dropped").with("reason", dropped).write();
+    }
+}

@@ -1,0 +1,93 @@
+//! What a worker tells the listener: the verdict, and what the modules said, for the log.
+//!
+//! ```text
+//! 0 verdict length  2 verdict (without a ticket)  … text (at most 600 bytes)
+//! ```
+//!
+//! Invariant: only one complete report, with the id of the worker's own question, is an answer. An exit
+//! status is not, nor is a part, nor anything a module wrote.
+
+use pamrelay_authwire::{MAX_VERDICT, Outcome, Verdict};
+
+/// The longest report; a longer datagram is none.
+pub(crate) const MAX_REPORT: usize = 2 + MAX_VERDICT + MAX_TEXT;
+
+const MAX_TEXT: usize = 600;
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Report {
+    pub(crate) outcome: Outcome,
+    pub(crate) text: String,
+}
+
+impl Report {
+    /// Makes one from raw module text. A text in which the password occurs is withheld.
+    pub(crate) fn new(outcome: Outcome, said: &[u8], password: &[u8]) -> Self {
+        let reveals = !password.is_empty() && said.windows(password.len()).any(|part| part == password);
+        let text = if reveals { "(withheld: it contains the password)".to_owned() } else { clean(said) };
+        Self { outcome, text }
+    }
+
+    pub(crate) fn encode(self, id: u64) -> Option<Vec<u8>> {
+        let verdict = Verdict { id, outcome: self.outcome }.encode()?;
+        let mut out = u16::try_from(verdict.len()).ok()?.to_le_bytes().to_vec();
+        out.extend_from_slice(&verdict);
+        out.extend_from_slice(self.text.as_bytes());
+        Some(out)
+    }
+
+    pub(crate) fn decode(bytes: &[u8], id: u64) -> Option<Self> {
+        let (length, rest) = bytes.split_first_chunk()?;
+        let (verdict, text) = rest.split_at_checked(u16::from_le_bytes(*length).into())?;
+        let verdict = Verdict::decode(verdict).filter(|verdict| verdict.id == id)?;
+        let text = String::from_utf8(text.to_vec()).ok().filter(|text| text.len() <= MAX_TEXT)?;
+        Some(Self { outcome: verdict.outcome, text })
+    }
+}
+
+/// Control characters become blanks, broken UTF-8 a mark, and the end is cut off.
+fn clean(said: &[u8]) -> String {
+    let mut text = String::new();
+    for character in String::from_utf8_lossy(said).trim().chars() {
+        let character = if character.is_control() { ' ' } else { character };
+        if text.len() + character.len_utf8() > MAX_TEXT {
+            break;
+        }
+        text.push(character);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use pamrelay_authwire::{Cause, Phase, Reason};
+
+    use super::*;
+
+    fn refused() -> Outcome {
+        Outcome::Reject(Cause { phase: Phase::Auth, code: 7, reason: Reason::Refused })
+    }
+
+    #[test]
+    fn comes_back_as_it_was_but_only_for_its_own_question() {
+        let bytes = Report::new(refused(), b"Account locked", b"x y").encode(9).unwrap();
+
+        assert_eq!(Report::decode(&bytes, 9), Some(Report { outcome: refused(), text: "Account locked".into() }));
+        assert_eq!(Report::decode(&bytes, 8), None);
+        assert!((0..bytes.len() - "Account locked".len()).all(|cut| Report::decode(&bytes[..cut], 9).is_none()));
+    }
+
+    #[test]
+    fn module_text_is_cleaned_and_cut() {
+        let report = Report::new(refused(), &[b"a\r\nb\x1b\xff".as_slice(), &[b'z'; 5000]].concat(), b"secret");
+
+        assert!(report.text.starts_with("a  b \u{fffd}zzz"));
+        assert!(report.text.len() <= MAX_TEXT);
+        assert!(report.encode(1).unwrap().len() <= MAX_REPORT);
+    }
+
+    #[test]
+    fn a_module_that_repeats_the_password_is_not_quoted() {
+        assert!(!Report::new(refused(), b"you said hunter2!", b"hunter2").text.contains("hunter2"));
+    }
+}

@@ -1,0 +1,266 @@
+//! The helper's few settings, from its environment (`/run/pamrelay/active/auth.env`).
+//!
+//! | variable | default | what |
+//! |---|---|---|
+//! | `PAMRELAY_SERVICE` | `smtp` | the PAM service, a file in /etc/pam.d; never part of a question |
+//! | `PAMRELAY_MIN_UID` | `1000` | accounts below may not send |
+//! | `PAMRELAY_GROUPS` | none | comma-separated, at most 32; when set, only their members may send |
+//! | `PAMRELAY_DEADLINE_MS` | `10000` | a question is answered by then, counted from its arrival |
+//! | `PAMRELAY_WORKERS` | `8` | workers at once |
+//! | `PAMRELAY_SLOW_WORKERS` | `24` | workers beyond those, when that many have been busy for more than a second |
+//! | `PAMRELAY_WAITING` | `512` | questions that wait for a worker; more are answered *unavailable* |
+//! | `PAMRELAY_WORKER_MEMORY_MIB` | `512` | address space of one worker (less than 32 looks like wrong passwords) |
+//! | `PAMRELAY_ACCOUNT_FAILURES_PER_MINUTE` | `5` | refused passwords for one account |
+//! | `PAMRELAY_ACCOUNT_FAILURES_PER_HOUR` | `20` | the same, longer view |
+//! | `PAMRELAY_FAILURES_PER_SECOND` | `20` | refused passwords in all; ten seconds' worth may come at once |
+//! | `PAMRELAY_TICKET_LIFETIME_S` | `3600` | the longest session that the front permits |
+//! | `PAMRELAY_RUNTIME` | `/run/pamrelay` | the ticket keys are the file `tickets` in it |
+//! | `PAMRELAY_SOCKET` | `<runtime>/jail/auth` | bound only when no socket is passed (LISTEN_FDS) |
+//! | `PAMRELAY_FRONT_USER` | `pamrelay` | the one user beside root that may ask |
+//! | `PAMRELAY_QUEUE_GROUP` | `pamrelay-queue` | the one group that may read the ticket keys |
+//! | `PAMRELAY_LOW_PORTS` | `no` | `yes` keeps CAP_NET_BIND_SERVICE, which NIS shadow maps need |
+//!
+//! Invariant: every value is within its bounds or the helper does not start; all mistakes are told at
+//! once, and so is a `PAMRELAY_` variable that does not exist.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pamrelay_authwire::{MAX_GROUPS, MAX_NAME};
+
+/// What the listener needs to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Settings {
+    pub(crate) rules: Rules,
+    pub(crate) deadline: Duration,
+    pub(crate) workers: usize,
+    pub(crate) slow_workers: usize,
+    pub(crate) waiting: usize,
+    pub(crate) account_failures_per_minute: u32,
+    pub(crate) account_failures_per_hour: u32,
+    pub(crate) failures_per_second: u32,
+    pub(crate) ticket_lifetime: Duration,
+    pub(crate) runtime: PathBuf,
+    pub(crate) socket: PathBuf,
+    pub(crate) front_user: String,
+    pub(crate) queue_group: String,
+    pub(crate) low_ports: LowPorts,
+}
+
+/// What a worker needs to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Rules {
+    pub(crate) service: String,
+    pub(crate) min_uid: u32,
+    pub(crate) groups: Vec<String>,
+    pub(crate) worker_memory_mib: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LowPorts {
+    Needed,
+    Dropped,
+}
+
+const NAMES: &[&str] = &[
+    "SERVICE",
+    "MIN_UID",
+    "GROUPS",
+    "DEADLINE_MS",
+    "WORKERS",
+    "SLOW_WORKERS",
+    "WAITING",
+    "WORKER_MEMORY_MIB",
+    "ACCOUNT_FAILURES_PER_MINUTE",
+    "ACCOUNT_FAILURES_PER_HOUR",
+    "FAILURES_PER_SECOND",
+    "TICKET_LIFETIME_S",
+    "RUNTIME",
+    "SOCKET",
+    "FRONT_USER",
+    "QUEUE_GROUP",
+    "LOW_PORTS",
+];
+
+impl Settings {
+    /// Reads the variables whose names begin with `PAMRELAY_`, or says everything that is wrong.
+    pub(crate) fn read(variables: impl Iterator<Item = (String, String)>) -> Result<Self, Vec<String>> {
+        let ours = variables.filter_map(|(name, value)| Some((name.strip_prefix("PAMRELAY_")?.to_owned(), value)));
+        let mut reader = Reader { values: ours.collect(), mistakes: Vec::new() };
+        let unknown = reader.values.iter().filter(|(name, _)| !NAMES.contains(&name.as_str()));
+        reader.mistakes = unknown.map(|(name, _)| format!("PAMRELAY_{name}: there is no such setting")).collect();
+
+        let rules = Rules {
+            service: reader.service(),
+            min_uid: reader.number("MIN_UID", 1000, 1, u32::MAX - 1),
+            groups: reader.groups(),
+            worker_memory_mib: reader.number("WORKER_MEMORY_MIB", 512, 32, 65536),
+        };
+        let runtime = reader.path("RUNTIME", "/run/pamrelay".into());
+        let settings = Self {
+            rules,
+            deadline: Duration::from_millis(reader.number("DEADLINE_MS", 10_000, 100, 300_000).into()),
+            workers: reader.number("WORKERS", 8, 1, 64) as usize,
+            slow_workers: reader.number("SLOW_WORKERS", 24, 0, 128) as usize,
+            waiting: reader.number("WAITING", 512, 1, 512) as usize,
+            account_failures_per_minute: reader.number("ACCOUNT_FAILURES_PER_MINUTE", 5, 1, 1_000_000),
+            account_failures_per_hour: reader.number("ACCOUNT_FAILURES_PER_HOUR", 20, 1, 1_000_000),
+            failures_per_second: reader.number("FAILURES_PER_SECOND", 20, 1, 100_000),
+            ticket_lifetime: Duration::from_secs(reader.number("TICKET_LIFETIME_S", 3600, 60, 7 * 86_400).into()),
+            socket: reader.path("SOCKET", runtime.join("jail/auth")),
+            runtime,
+            front_user: reader.name("FRONT_USER", "pamrelay"),
+            queue_group: reader.name("QUEUE_GROUP", "pamrelay-queue"),
+            low_ports: reader.low_ports(),
+        };
+        if reader.mistakes.is_empty() { Ok(settings) } else { Err(reader.mistakes) }
+    }
+}
+
+impl Rules {
+    /// As arguments for the template process; [`from_args`](Self::from_args) reads them back.
+    pub(crate) fn to_args(&self) -> Vec<String> {
+        let Self { service, min_uid, groups, worker_memory_mib } = self;
+        [service.clone(), min_uid.to_string(), worker_memory_mib.to_string()].into_iter().chain(groups.iter().cloned()).collect()
+    }
+
+    pub(crate) fn from_args(mut args: impl Iterator<Item = String>) -> Option<Self> {
+        Some(Self {
+            service: args.next()?,
+            min_uid: args.next()?.parse().ok()?,
+            worker_memory_mib: args.next()?.parse().ok()?,
+            groups: args.collect(),
+        })
+    }
+}
+
+struct Reader {
+    values: Vec<(String, String)>,
+    mistakes: Vec<String>,
+}
+
+impl Reader {
+    /// An empty value is the default, so that a line of auth.env may be left blank.
+    fn value(&self, name: &str) -> Option<String> {
+        debug_assert!(NAMES.contains(&name));
+        self.values.iter().find(|(found, _)| found == name).map(|(_, value)| value.clone()).filter(|value| !value.is_empty())
+    }
+
+    fn wrong(&mut self, name: &str, value: &str, wanted: &str) {
+        self.mistakes.push(format!("PAMRELAY_{name}: \"{}\" is not {wanted}", value.escape_debug()));
+    }
+
+    fn number(&mut self, name: &str, default: u32, least: u32, most: u32) -> u32 {
+        let Some(value) = self.value(name) else { return default };
+        match value.parse() {
+            Ok(number) if (least..=most).contains(&number) => number,
+            _ => {
+                self.wrong(name, &value, &format!("a number from {least} to {most}"));
+                default
+            }
+        }
+    }
+
+    fn path(&mut self, name: &str, default: PathBuf) -> PathBuf {
+        let Some(value) = self.value(name) else { return default };
+        if !value.starts_with('/') {
+            self.wrong(name, &value, "an absolute path");
+        }
+        value.into()
+    }
+
+    fn name(&mut self, name: &str, default: &str) -> String {
+        let value = self.value(name).unwrap_or_else(|| default.to_owned());
+        if value.len() > MAX_NAME || value.contains(|c: char| c.is_control() || c == ':') {
+            self.wrong(name, &value, "a name");
+        }
+        value
+    }
+
+    /// A plain file name: libpam would follow `../`.
+    fn service(&mut self) -> String {
+        let value = self.name("SERVICE", "smtp");
+        let plain = value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+        if !plain || value.starts_with(['.', '-']) || value.len() > 64 || value == "other" {
+            self.wrong("SERVICE", &value, "the name of a service file (and \"other\" is not one)");
+        }
+        value
+    }
+
+    fn groups(&mut self) -> Vec<String> {
+        let value = self.value("GROUPS").unwrap_or_default();
+        let groups: Vec<String> = value.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        let wrong = groups.len() > MAX_GROUPS || groups.iter().any(|name| name.len() > MAX_NAME || name.contains(char::is_control));
+        if wrong {
+            self.wrong("GROUPS", &value, &format!("a list of at most {MAX_GROUPS} group names"));
+        }
+        groups
+    }
+
+    fn low_ports(&mut self) -> LowPorts {
+        match self.value("LOW_PORTS").as_deref() {
+            None | Some("no") => LowPorts::Dropped,
+            Some("yes") => LowPorts::Needed,
+            Some(other) => {
+                self.wrong("LOW_PORTS", other, "yes or no");
+                LowPorts::Dropped
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(variables: &[(&str, &str)]) -> Result<Settings, Vec<String>> {
+        Settings::read(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+    }
+
+    #[test]
+    fn an_empty_environment_gives_the_documented_defaults() {
+        let settings = read(&[("PATH", "/bin"), ("PAMRELAY_GROUPS", "")]).unwrap();
+
+        assert_eq!(settings.rules, Rules { service: "smtp".into(), min_uid: 1000, groups: vec![], worker_memory_mib: 512 });
+        assert_eq!(settings.socket, PathBuf::from("/run/pamrelay/jail/auth"));
+        assert_eq!((settings.workers, settings.deadline), (8, Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn every_documented_variable_is_known_and_the_other_way_round() {
+        let documented = include_str!("settings.rs").lines().filter_map(|line| line.strip_prefix("//! | `PAMRELAY_")?.split('`').next());
+
+        assert!(documented.eq(NAMES.iter().copied()));
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once() {
+        let mistakes = read(&[
+            ("PAMRELAY_SERVICE", "../login"),
+            ("PAMRELAY_MIN_UID", "0"),
+            ("PAMRELAY_WORKERS", "eight"),
+            ("PAMRELAY_WORKRES", "8"),
+            ("PAMRELAY_SOCKET", "auth"),
+            ("PAMRELAY_LOW_PORTS", "maybe"),
+            ("PAMRELAY_GROUPS", "a\nb"),
+        ]);
+
+        assert_eq!(mistakes.unwrap_err().len(), 7);
+    }
+
+    #[test]
+    fn the_service_other_is_nobody_s_service() {
+        for service in ["other", ".smtp", "-smtp", "a/b", "smtp\n", "s mtp"] {
+            assert!(read(&[("PAMRELAY_SERVICE", service)]).is_err(), "{service:?}");
+        }
+    }
+
+    #[test]
+    fn rules_survive_their_way_to_the_template() {
+        let rules = read(&[("PAMRELAY_GROUPS", "mail users, Domain Users"), ("PAMRELAY_MIN_UID", "500")]).unwrap().rules;
+
+        assert_eq!(rules.groups, ["mail users", "Domain Users"]);
+        assert_eq!(Rules::from_args(rules.to_args().into_iter()), Some(rules));
+        assert_eq!(Rules::from_args(["smtp".to_owned()].into_iter()), None);
+    }
+}
