@@ -48,6 +48,11 @@ impl Ring {
         self.0.write().unwrap_or_else(PoisonError::into_inner).forget(now);
     }
 
+    /// Names the server certificate in use.
+    pub fn generation(&self) -> Generation {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).current.server.generation
+    }
+
     pub(super) fn current(&self, purpose: Purpose) -> Option<Identity> {
         let sets = self.0.read().unwrap_or_else(PoisonError::into_inner);
         identity(&sets.current, purpose).cloned()

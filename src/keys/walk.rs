@@ -34,6 +34,8 @@ pub(super) struct Walk<'a> {
     trail: Vec<(OwnedFd, PathBuf)>,
     floor: Floor,
     links_left: usize,
+    /// The link that gave the names now being walked.
+    link: Option<PathBuf>,
     law: &'a Law,
     breaches: &'a mut Vec<Breach>,
 }
@@ -47,7 +49,7 @@ struct Element {
 
 impl<'a> Walk<'a> {
     pub(super) fn from(start: OwnedFd, shown: PathBuf, floor: Floor, law: &'a Law, breaches: &'a mut Vec<Breach>) -> Self {
-        Self { trail: vec![(start, shown)], floor, links_left: LINKS, law, breaches }
+        Self { trail: vec![(start, shown)], floor, links_left: LINKS, link: None, law, breaches }
     }
 
     /// Judges the place the walk starts from.
@@ -159,6 +161,7 @@ impl<'a> Walk<'a> {
                 Floor::Directory => return self.leaves(&link.path, &target),
             }
         }
+        self.link = Some(link.path.clone());
         for part in parts(&target).into_iter().rev() {
             left.push_front(part);
         }
@@ -174,7 +177,7 @@ impl<'a> Walk<'a> {
         match self.floor {
             Floor::Root => Some(()),
             Floor::Directory => {
-                let shown = joined(&self.here(), name);
+                let shown = self.link.clone().unwrap_or_else(|| joined(&self.here(), name));
                 self.leaves(&shown, name)
             }
         }
@@ -183,12 +186,16 @@ impl<'a> Walk<'a> {
     fn leaves<T>(&mut self, path: &Path, target: &OsStr) -> Option<T> {
         let target = target.to_string_lossy().into_owned();
         let directory = self.trail.first().map_or_else(PathBuf::new, |(_, shown)| shown.clone());
-        self.breach(
-            path,
-            &format!("leads out of the certificate directory, to {target}"),
-            &format!("a file in {}", directory.display()),
-            |name| format!("cp --remove-destination \"$(readlink -f {name})\" {name} && chmod 0600 {name}"),
-        );
+        let found = format!("leads out of the certificate directory, to {target}");
+        let wanted = format!("a file in {}", directory.display());
+        let is_link = self.link.as_deref() == Some(path) || target.starts_with('/');
+        self.breach(path, &found, &wanted, |name| {
+            if is_link {
+                format!("cp --remove-destination \"$(readlink -f {name})\" {name} && chmod 0600 {name}")
+            } else {
+                format!("install -m 0600 -o root {name} {}/", quoted(&directory))
+            }
+        });
         None
     }
 
