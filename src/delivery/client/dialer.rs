@@ -1,0 +1,134 @@
+//! Getting from an endpoint to a connection that is ready for MAIL.
+//!
+//! `opportunistic` follows Postfix's `may`: encrypted when the server offers it, whoever it is; when the handshake fails the
+//! connection is made again in clear, because a listener who can break the handshake could have hidden the offer as well.
+//! Not so with a login: then there is no connection without TLS.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use zeroize::Zeroize as _;
+
+use super::connection::{Connection, Timeouts};
+use super::opening::{Cover, Opening, Step, Wish};
+use super::secrets::Secrets;
+use super::stream::Stream;
+use super::tls::TlsClients;
+use super::trouble::{Kind, Trouble};
+use crate::delivery::route::{Login, TlsDemand};
+
+/// One address to talk to, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    /// The name TLS verifies: a host name, or an address.
+    pub(crate) name: String,
+    pub(crate) address: SocketAddr,
+    pub(crate) tls: TlsDemand,
+    pub(crate) start: Start,
+    pub(crate) login: Option<Login>,
+}
+
+/// Which protocol speaks first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    Smtp,
+    Tls,
+}
+
+impl Endpoint {
+    /// As it is named in logs and reports: `relay.example.net[192.0.2.1]:587`.
+    pub(crate) fn label(&self) -> String {
+        format!("{}[{}]:{}", self.name, self.address.ip().to_canonical(), self.address.port())
+    }
+}
+
+/// All that connections have in common.
+pub(crate) struct Dialer {
+    pub(crate) hostname: String,
+    pub(crate) tls: TlsClients,
+    pub(crate) secrets: Arc<dyn Secrets>,
+    pub(crate) timeouts: Timeouts,
+}
+
+impl Dialer {
+    pub(crate) async fn dial(&self, endpoint: &Endpoint) -> Result<Connection, Trouble> {
+        match self.open(endpoint, endpoint.tls).await {
+            Err(trouble) if trouble.kind == Kind::Handshake && may_go_clear(endpoint) => self.open(endpoint, TlsDemand::None).await,
+            other => other,
+        }
+    }
+
+    async fn open(&self, endpoint: &Endpoint, demand: TlsDemand) -> Result<Connection, Trouble> {
+        let stream = within(self.timeouts.connect, "connecting", TcpStream::connect(endpoint.address))
+            .await?
+            .map_err(|error| Trouble::connect(&error))?;
+        stream.set_nodelay(true).map_err(|error| Trouble::connect(&error))?;
+        let mut connection = Connection::new(endpoint.label(), self.timeouts);
+        let cover = match endpoint.start {
+            Start::Smtp => {
+                connection.attach(Stream::Clear(stream));
+                Cover::Clear
+            }
+            Start::Tls => {
+                self.encrypt(&mut connection, stream, endpoint).await?;
+                Cover::Encrypted
+            }
+        };
+        let wish = if endpoint.login.is_some() { Wish::Login } else { Wish::NoLogin };
+        let mut opening = Opening::new(&self.hostname, demand, cover, wish);
+        loop {
+            connection.read_reply(self.timeouts.command, "greeting").await?;
+            let mut step = {
+                let (reply, out) = connection.reply_and_out();
+                opening.reply(&reply, out)?
+            };
+            // Each of these two ends in something to send.
+            if step == Step::Secure {
+                let stream = connection.detach_clear()?;
+                self.encrypt(&mut connection, stream, endpoint).await?;
+                step = opening.secured(connection.out());
+            }
+            if let (Step::Secret, Some(login)) = (step, &endpoint.login) {
+                let asked = within(self.timeouts.secret, "asking for the secret", self.secrets.secret(&login.secret)).await?;
+                let secret = asked.map_err(|error| Trouble::secret(&error))?;
+                step = opening.login(&login.user, &secret, connection.out());
+            }
+            if let Step::Ready(features) = step {
+                connection.ready(features)?;
+                return Ok(connection);
+            }
+            let sent = connection.flush(self.timeouts.command).await;
+            connection.out().zeroize();
+            sent?;
+        }
+    }
+
+    async fn encrypt(&self, connection: &mut Connection, stream: TcpStream, endpoint: &Endpoint) -> Result<(), Trouble> {
+        let verified = endpoint.tls == TlsDemand::Required;
+        let connector: &TlsConnector = if verified { &self.tls.verified } else { &self.tls.unverified };
+        let name = ServerName::try_from(endpoint.name.clone()).unwrap_or_else(|_| ServerName::from(endpoint.address.ip()));
+        let stream = within(self.timeouts.handshake, "the TLS handshake", connector.connect(name, stream))
+            .await?
+            .map_err(|error| Trouble::handshake(&error))?;
+        let (_, session) = stream.get_ref();
+        let version = session.protocol_version().map(|version| format!("{version:?}")).unwrap_or_default();
+        let suite = session.negotiated_cipher_suite().map(|suite| format!("{:?}", suite.suite())).unwrap_or_default();
+        connection.attach(Stream::Encrypted(Box::new(stream)));
+        connection.set_tls(format!("{version}:{suite}:{}", if verified { "verified" } else { "unverified" }));
+        Ok(())
+    }
+}
+
+fn may_go_clear(endpoint: &Endpoint) -> bool {
+    endpoint.tls == TlsDemand::Opportunistic && endpoint.login.is_none() && endpoint.start == Start::Smtp
+}
+
+/// Waits for something, but not for ever.
+pub(crate) async fn within<T>(limit: Duration, doing: &str, what: impl Future<Output = T>) -> Result<T, Trouble> {
+    timeout(limit, what).await.map_err(|_| Trouble::silent(doing, limit))
+}

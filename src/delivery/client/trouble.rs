@@ -1,0 +1,100 @@
+//! Why a connection cannot be used. Never the fault of a message: whatever was to cross it is tried again.
+
+use std::io;
+use std::time::Duration;
+
+use super::reply::{Reply, ReplyError};
+use crate::delivery::job::{Account, Origin, PassedOn};
+use crate::smtp::status::{Class, EnhancedStatus};
+
+/// What went wrong with a server before or between transactions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Trouble {
+    status: EnhancedStatus,
+    words: String,
+    origin: Origin,
+    pub(crate) kind: Kind,
+}
+
+/// What the trouble says about the next attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Found out at once: asking again soon costs little.
+    Quick,
+    /// It took a time-out to find out.
+    Slow,
+    /// TLS was begun and failed.
+    Handshake,
+    /// There was a connection, and it broke.
+    Lost,
+}
+
+impl Trouble {
+    /// A reply that ends the opening. It is temporary for the message even when it is 5yz: it speaks about us or the server, not about
+    /// the message, and another attempt or another host may fare better.
+    pub(crate) fn of_reply(to: &str, reply: &Reply<'_>) -> Self {
+        Self {
+            status: EnhancedStatus { class: Class::Transient, ..reply.status() },
+            words: format!("{} (in reply to {to})", reply.words()),
+            origin: Origin::Remote,
+            kind: Kind::Quick,
+        }
+    }
+
+    pub(crate) fn security(words: &str) -> Self {
+        Self::local(7, 4, words.to_owned(), Kind::Quick)
+    }
+
+    pub(crate) fn protocol(words: &str) -> Self {
+        Self::local(5, 0, words.to_owned(), Kind::Quick)
+    }
+
+    pub(crate) fn handshake(error: &dyn std::fmt::Display) -> Self {
+        Self::local(7, 5, format!("the TLS handshake failed: {error}"), Kind::Handshake)
+    }
+
+    pub(crate) fn connect(error: &io::Error) -> Self {
+        Self::local(4, 1, format!("cannot connect: {error}"), Kind::Quick)
+    }
+
+    pub(crate) fn silent(doing: &str, waited: Duration) -> Self {
+        Self::local(4, 1, format!("no answer within {} s ({doing})", waited.as_secs()), Kind::Slow)
+    }
+
+    pub(crate) fn lost(error: Option<&io::Error>) -> Self {
+        let words = match error {
+            Some(error) => format!("the connection broke: {error}"),
+            None => "the server closed the connection".to_owned(),
+        };
+        Self::local(4, 2, words, Kind::Lost)
+    }
+
+    pub(crate) fn content(error: &io::Error) -> Self {
+        Self::local(3, 0, format!("the message cannot be read from the spool: {error}"), Kind::Quick)
+    }
+
+    pub(crate) fn secret(error: &dyn std::fmt::Display) -> Self {
+        Self::local(3, 5, format!("the login's secret cannot be had: {error}"), Kind::Quick)
+    }
+
+    /// What to tell of a recipient whose message met this trouble at `remote`.
+    pub(crate) fn account(&self, remote: &str) -> Account {
+        Account {
+            status: self.status,
+            remote: Some(remote.to_owned()),
+            diagnostic: self.words.clone(),
+            origin: self.origin,
+            passed_on: PassedOn::WithoutDsn,
+        }
+    }
+
+    fn local(subject: u16, detail: u16, words: String, kind: Kind) -> Self {
+        Self { status: EnhancedStatus::new(Class::Transient, subject, detail), words, origin: Origin::Local, kind }
+    }
+}
+
+impl From<ReplyError> for Trouble {
+    fn from(error: ReplyError) -> Self {
+        Self::local(5, 0, error.to_string(), Kind::Quick)
+    }
+}

@@ -1,0 +1,34 @@
+//! Jobs for tests.
+
+use bytes::Bytes;
+
+use super::job::{Body, Content, Job, RecipientNo};
+use crate::handoff::QueueId;
+use crate::smtp::address::{Mailbox, ReversePath};
+use crate::smtp::envelope::{BodyType, International, Notify, Recipient};
+
+pub(crate) fn mailbox(text: &str) -> Mailbox {
+    Mailbox::parse(text, International::Utf8).unwrap()
+}
+
+pub(crate) fn recipient(text: &str) -> Recipient {
+    Recipient { mailbox: mailbox(text), notify: Notify::Unspecified, original: None }
+}
+
+/// A small message; an empty sender is the null path.
+pub(crate) fn job(sender: &str, recipients: &[&str]) -> Job {
+    Job {
+        id: QueueId::for_test("q1"),
+        sender: if sender.is_empty() { ReversePath::Null } else { ReversePath::Mailbox(mailbox(sender)) },
+        body: BodyType::SevenBit,
+        international: International::Ascii,
+        ret: None,
+        envid: None,
+        recipients: (0..).map(RecipientNo).zip(recipients.iter().map(|text| recipient(text))).collect(),
+        content: content("Subject: x\r\n\r\nhello\r\n.dot\r\n"),
+    }
+}
+
+pub(crate) fn content(body: &str) -> Content {
+    Content { trace: Bytes::from_static(b"Received: x\r\n"), body: Body::Memory(Bytes::copy_from_slice(body.as_bytes())) }
+}
