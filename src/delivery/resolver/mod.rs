@@ -1,0 +1,155 @@
+//! Name service: a stub that asks recursive servers and keeps what DANE will want to know.
+//!
+//! Three kinds of no are never mixed up: the name does not exist, it has no such record, or nobody could say.
+
+mod cache;
+mod exchangers;
+mod question;
+mod system;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::{Name, RData, RecordType};
+
+use cache::Cache;
+pub(crate) use exchangers::NoExchanger;
+pub use system::{Hosts, NameServers, TrustAd};
+
+/// Aliases in a row that are followed.
+const ALIASES: usize = 16;
+/// For how long a no is believed at most.
+const LONGEST_NO: Duration = Duration::from_secs(300);
+
+pub struct Resolver {
+    servers: NameServers,
+    hosts: Hosts,
+    cache: Cache,
+}
+
+/// What a name has of one type.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    pub records: Vec<RData>,
+    /// The server vouched for it by DNSSEC, over a way that we trust.
+    pub authentic: bool,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    #[error("the name does not exist")]
+    NoName,
+    #[error("the name has no such record")]
+    NoData,
+    #[error("name service failed: {0}")]
+    Temporary(String),
+}
+
+pub(crate) type Found = Result<Arc<Answer>, Failure>;
+
+impl Resolver {
+    pub fn new(servers: NameServers, hosts: Hosts) -> Self {
+        Self { servers, hosts, cache: Cache::default() }
+    }
+
+    /// The records of one type, from memory or from a server.
+    pub async fn lookup(&self, name: &str, kind: RecordType) -> Result<Arc<Answer>, Failure> {
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        if let Some(found) = self.cache.get(&name, kind, Instant::now()) {
+            return found;
+        }
+        let full = Name::from_ascii(format!("{name}.")).map_err(|_| Failure::NoName)?;
+        let (found, ttl) = self.ask_all(&full, kind).await;
+        self.cache.put(&name, kind, found.clone(), ttl, Instant::now());
+        found
+    }
+
+    /// The addresses of a host, from /etc/hosts or DNS, IPv4 first: many networks still have no working IPv6.
+    pub async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, Failure> {
+        if let Ok(address) = name.parse() {
+            return Ok(vec![address]);
+        }
+        if let Some(addresses) = self.hosts.find(&name.trim_end_matches('.').to_ascii_lowercase()) {
+            return Ok(addresses);
+        }
+        let (v4, v6) = tokio::join!(self.lookup(name, RecordType::A), self.lookup(name, RecordType::AAAA));
+        let found: Vec<IpAddr> = [&v4, &v6].into_iter().flatten().flat_map(|answer| answer.records.iter().filter_map(address)).collect();
+        match (v4, v6) {
+            _ if !found.is_empty() => Ok(found),
+            (Err(Failure::Temporary(why)), _) | (_, Err(Failure::Temporary(why))) => Err(Failure::Temporary(why)),
+            (Err(Failure::NoName), _) | (_, Err(Failure::NoName)) => Err(Failure::NoName),
+            (Ok(_) | Err(Failure::NoData), Ok(_) | Err(Failure::NoData)) => Err(Failure::NoData),
+        }
+    }
+
+    /// The hosts to which mail for `domain` goes, best first (RFC 5321 §5.1). `own` is the name under which we would be listed.
+    pub(crate) async fn exchangers(&self, domain: &str, own: &str) -> Result<Vec<String>, NoExchanger> {
+        let answer = self.lookup(domain, RecordType::MX).await;
+        exchangers::choose(domain, own, answer.as_deref())
+    }
+
+    /// Asks the servers in turn until one knows; with how long that holds.
+    async fn ask_all(&self, name: &Name, kind: RecordType) -> (Found, Duration) {
+        let mut why = String::from("no server was asked");
+        for _ in 0..self.servers.attempts {
+            for server in &self.servers.addresses {
+                match question::ask(*server, name, kind, self.servers.timeout).await {
+                    Err(error) => why = format!("{server}: {error}"),
+                    Ok(message) => match message.metadata.response_code {
+                        ResponseCode::NoError => return self.found(&message, name, kind),
+                        ResponseCode::NXDomain => return (Err(Failure::NoName), ttl_of_no(&message)),
+                        code => why = format!("{server}: {code}"),
+                    },
+                }
+            }
+        }
+        (Err(Failure::Temporary(why)), Duration::ZERO)
+    }
+
+    /// Follows the aliases in an answer to the records that were asked for.
+    fn found(&self, message: &Message, name: &Name, kind: RecordType) -> (Found, Duration) {
+        let mut at = name;
+        let mut ttl = u32::MAX;
+        for _ in 0..ALIASES {
+            let here = || message.answers.iter().filter(|record| record.name == *at);
+            let wanted = || here().filter(|record| record.record_type() == kind);
+            if let Some(shortest) = wanted().map(|record| record.ttl).min() {
+                let records = wanted().map(|record| record.data.clone()).collect();
+                let authentic = message.metadata.authentic_data && self.servers.trust == TrustAd::Trusted;
+                return (Ok(Arc::new(Answer { records, authentic })), Duration::from_secs(u64::from(ttl.min(shortest))));
+            }
+            let alias = here().find_map(|record| match &record.data {
+                RData::CNAME(target) => Some((&target.0, record.ttl)),
+                _ => None,
+            });
+            match alias {
+                Some((target, alias_ttl)) => (at, ttl) = (target, ttl.min(alias_ttl)),
+                None => break,
+            }
+        }
+        (Err(Failure::NoData), ttl_of_no(message))
+    }
+}
+
+fn address(data: &RData) -> Option<IpAddr> {
+    match data {
+        RData::A(address) => Some(IpAddr::V4(address.0)),
+        RData::AAAA(address) => Some(IpAddr::V6(address.0)),
+        _ => None,
+    }
+}
+
+/// How long a no holds: as the zone's SOA says (RFC 2308 §5), and not at all without one.
+fn ttl_of_no(message: &Message) -> Duration {
+    let soa = message.authorities.iter().find_map(|record| match &record.data {
+        RData::SOA(soa) => Some(record.ttl.min(soa.minimum)),
+        _ => None,
+    });
+    Duration::from_secs(u64::from(soa.unwrap_or(0))).min(LONGEST_NO)
+}
+
+#[cfg(test)]
+mod tests;

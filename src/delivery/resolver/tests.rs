@@ -1,0 +1,276 @@
+//! Against name servers on the loopback interface, which answer as each test says.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use hickory_proto::op::{MessageType, OpCode};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, MX, SOA};
+use hickory_proto::rr::{Name, Record};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, UdpSocket};
+
+use super::*;
+
+/// A name server that answers by a function; counts what it was asked over UDP.
+struct Fake {
+    address: SocketAddr,
+    asked: Arc<AtomicUsize>,
+}
+
+/// What a fake does with a question.
+enum Says {
+    This(Box<Message>),
+    Octets(Vec<u8>),
+    Nothing,
+}
+
+impl Fake {
+    async fn start(udp: impl Fn(&Message) -> Says + Send + 'static, tcp: impl Fn(&Message) -> Says + Send + 'static) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let socket = UdpSocket::bind(address).await.unwrap();
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counter = asked.clone();
+        tokio::spawn(async move {
+            let mut buffer = [0; 2048];
+            loop {
+                let (length, peer) = socket.recv_from(&mut buffer).await.unwrap();
+                counter.fetch_add(1, Ordering::SeqCst);
+                if let Some(octets) = octets(udp(&Message::from_vec(&buffer[..length]).unwrap())) {
+                    socket.send_to(&octets, peer).await.unwrap();
+                }
+            }
+        });
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let length = stream.read_u16().await.unwrap();
+                let mut question = vec![0; usize::from(length)];
+                stream.read_exact(&mut question).await.unwrap();
+                if let Some(octets) = octets(tcp(&Message::from_vec(&question).unwrap())) {
+                    stream.write_u16(octets.len() as u16).await.unwrap();
+                    stream.write_all(&octets).await.unwrap();
+                }
+            }
+        });
+        Self { address, asked }
+    }
+
+    async fn udp(answer: impl Fn(&Message) -> Says + Send + 'static) -> Self {
+        Self::start(answer, |_| Says::Nothing).await
+    }
+
+    fn resolver(&self) -> Resolver {
+        resolver(vec![self.address])
+    }
+}
+
+fn octets(says: Says) -> Option<Vec<u8>> {
+    match says {
+        Says::This(message) => Some(message.to_vec().unwrap()),
+        Says::Octets(octets) => Some(octets),
+        Says::Nothing => None,
+    }
+}
+
+fn resolver(addresses: Vec<SocketAddr>) -> Resolver {
+    let servers = NameServers { timeout: Duration::from_millis(200), ..NameServers::configured(addresses) };
+    Resolver::new(servers, Hosts::default())
+}
+
+fn name(text: &str) -> Name {
+    Name::from_ascii(text).unwrap()
+}
+
+fn reply(question: &Message, code: ResponseCode, answers: Vec<(&str, u32, RData)>) -> Box<Message> {
+    let mut message = Message::new(question.metadata.id, MessageType::Response, OpCode::Query);
+    message.metadata.response_code = code;
+    message.add_queries(question.queries.clone());
+    message.add_answers(answers.into_iter().map(|(owner, ttl, data)| Record::from_rdata(name(owner), ttl, data)));
+    Box::new(message)
+}
+
+fn a(last: u8) -> RData {
+    RData::A(A::new(192, 0, 2, last))
+}
+
+#[tokio::test]
+async fn asks_for_dnssec_and_keeps_the_ad_bit_of_a_trusted_server() {
+    let fake = Fake::udp(|question| {
+        assert!(question.edns.as_ref().unwrap().flags().dnssec_ok && question.metadata.recursion_desired);
+        let mut message = reply(question, ResponseCode::NoError, vec![("x.example.", 60, a(1))]);
+        message.metadata.authentic_data = true;
+        Says::This(message)
+    })
+    .await;
+
+    let near = fake.resolver().lookup("X.example.", RecordType::A).await.unwrap();
+    let mut far = fake.resolver();
+    far.servers.trust = TrustAd::Untrusted;
+    let far = far.lookup("x.example", RecordType::A).await.unwrap();
+
+    assert_eq!((&near.records[..], near.authentic), (&[a(1)][..], true));
+    assert!(!far.authentic);
+}
+
+#[tokio::test]
+async fn takes_a_truncated_answer_again_over_tcp() {
+    let cut = |question: &Message| {
+        let mut message = reply(question, ResponseCode::NoError, vec![]);
+        message.metadata.truncation = true;
+        Says::This(message)
+    };
+    let fake = Fake::start(cut, |question| Says::This(reply(question, ResponseCode::NoError, vec![("x.example.", 60, a(2))]))).await;
+
+    assert_eq!(fake.resolver().lookup("x.example", RecordType::A).await.unwrap().records, [a(2)]);
+}
+
+#[tokio::test]
+async fn follows_aliases_and_takes_nothing_that_was_not_asked_for() {
+    let fake = Fake::udp(|question| {
+        let alias = |target| RData::CNAME(CNAME(name(target)));
+        let answers = vec![
+            ("evil.example.", 60, a(66)),
+            ("x.example.", 60, alias("y.example.")),
+            ("y.example.", 60, alias("z.example.")),
+            ("z.example.", 60, a(3)),
+        ];
+        Says::This(reply(question, ResponseCode::NoError, answers))
+    })
+    .await;
+
+    assert_eq!(fake.resolver().lookup("x.example", RecordType::A).await.unwrap().records, [a(3)]);
+}
+
+#[tokio::test]
+async fn aliases_in_a_circle_are_no_data() {
+    let fake = Fake::udp(|question| {
+        let answers = vec![("x.example.", 60, RData::CNAME(CNAME(name("x.example."))))];
+        Says::This(reply(question, ResponseCode::NoError, answers))
+    })
+    .await;
+
+    assert_eq!(fake.resolver().lookup("x.example", RecordType::A).await, Err(Failure::NoData));
+}
+
+#[tokio::test]
+async fn tells_the_three_kinds_of_no_apart() {
+    let fake = Fake::udp(|question| {
+        let code = match question.queries[0].name().to_ascii().as_str() {
+            "none.example." => ResponseCode::NXDomain,
+            "empty.example." => ResponseCode::NoError,
+            _ => ResponseCode::ServFail,
+        };
+        Says::This(reply(question, code, vec![]))
+    })
+    .await;
+    let resolver = fake.resolver();
+
+    assert_eq!(resolver.lookup("none.example", RecordType::A).await, Err(Failure::NoName));
+    assert_eq!(resolver.lookup("empty.example", RecordType::A).await, Err(Failure::NoData));
+    assert!(matches!(resolver.lookup("broken.example", RecordType::A).await, Err(Failure::Temporary(_))));
+    assert!(matches!(resolver.lookup(&"x".repeat(70), RecordType::A).await, Err(Failure::NoName)));
+}
+
+#[tokio::test]
+async fn a_silent_or_broken_server_is_followed_by_the_next() {
+    let silent = Fake::udp(|_| Says::Nothing).await;
+    let broken = Fake::udp(|question| Says::This(reply(question, ResponseCode::ServFail, vec![]))).await;
+    let good = Fake::udp(|question| Says::This(reply(question, ResponseCode::NoError, vec![("x.example.", 60, a(4))]))).await;
+
+    let all = resolver(vec![silent.address, broken.address, good.address]);
+
+    assert_eq!(all.lookup("x.example", RecordType::A).await.unwrap().records, [a(4)]);
+    assert!(matches!(silent.resolver().lookup("x.example", RecordType::A).await, Err(Failure::Temporary(_))));
+}
+
+#[tokio::test]
+async fn takes_no_answer_to_another_question_nor_garbage() {
+    let forged: [fn(&Message) -> Says; 4] = [
+        |question| {
+            let mut message = reply(question, ResponseCode::NoError, vec![("x.example.", 60, a(66))]);
+            message.metadata.id ^= 1;
+            Says::This(message)
+        },
+        |question| {
+            let mut message = reply(question, ResponseCode::NoError, vec![("x.example.", 60, a(66))]);
+            message.queries[0].set_name(name("y.example."));
+            Says::This(message)
+        },
+        |question| Says::This(Box::new(question.clone())),
+        |_| Says::Octets(vec![0xff; 40]),
+    ];
+    for answer in forged {
+        let fake = Fake::udp(answer).await;
+
+        assert!(matches!(fake.resolver().lookup("x.example", RecordType::A).await, Err(Failure::Temporary(_))));
+    }
+}
+
+#[tokio::test]
+async fn a_server_older_than_edns_is_asked_without_it() {
+    let fake = Fake::udp(|question| match question.edns {
+        Some(_) => Says::This(reply(question, ResponseCode::FormErr, vec![])),
+        None => Says::This(reply(question, ResponseCode::NoError, vec![("x.example.", 60, a(5))])),
+    })
+    .await;
+
+    assert_eq!(fake.resolver().lookup("x.example", RecordType::A).await.unwrap().records, [a(5)]);
+}
+
+#[tokio::test]
+async fn remembers_yes_and_no_as_long_as_the_zone_says_and_failures_not_at_all() {
+    let fake = Fake::udp(|question| match question.queries[0].name().to_ascii().as_str() {
+        "yes.example." => Says::This(reply(question, ResponseCode::NoError, vec![("yes.example.", 60, a(1))])),
+        "brief.example." => Says::This(reply(question, ResponseCode::NoError, vec![("brief.example.", 0, a(1))])),
+        "no.example." => {
+            let mut message = reply(question, ResponseCode::NXDomain, vec![]);
+            let soa = SOA::new(name("example."), name("x.example."), 1, 2, 3, 4, 60);
+            message.add_authority(Record::from_rdata(name("example."), 60, RData::SOA(soa)));
+            Says::This(message)
+        }
+        _ => Says::This(reply(question, ResponseCode::Refused, vec![])),
+    })
+    .await;
+    let resolver = fake.resolver();
+
+    for (text, questions) in [("yes.example", 1), ("brief.example", 2), ("no.example", 1), ("fails.example", 4)] {
+        let before = fake.asked.load(Ordering::SeqCst);
+        for _ in 0..2 {
+            let _ = resolver.lookup(text, RecordType::A).await;
+        }
+        assert_eq!(fake.asked.load(Ordering::SeqCst) - before, questions, "{text}");
+    }
+}
+
+#[tokio::test]
+async fn gives_addresses_from_hosts_literals_and_both_families() {
+    let fake = Fake::udp(|question| match question.queries[0].query_type() {
+        RecordType::A => Says::This(reply(question, ResponseCode::NoError, vec![("x.example.", 60, a(1))])),
+        _ => {
+            let v6 = RData::AAAA(AAAA("2001:db8::1".parse().unwrap()));
+            Says::This(reply(question, ResponseCode::NoError, vec![("x.example.", 60, v6)]))
+        }
+    })
+    .await;
+    let mut resolver = fake.resolver();
+    resolver.hosts = Hosts::parse("192.0.2.9 h.example");
+
+    let text = |addresses: Vec<IpAddr>| addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>();
+    assert_eq!(text(resolver.addresses("x.example").await.unwrap()), ["192.0.2.1", "2001:db8::1"]);
+    assert_eq!(text(resolver.addresses("H.example.").await.unwrap()), ["192.0.2.9"]);
+    assert_eq!(text(resolver.addresses("2001:db8::7").await.unwrap()), ["2001:db8::7"]);
+}
+
+#[tokio::test]
+async fn gives_the_exchangers_of_a_domain() {
+    let fake = Fake::udp(|question| {
+        let mx = |preference, host| RData::MX(MX::new(preference, name(host)));
+        let answers = vec![("d.example.", 60, mx(20, "b.example.")), ("d.example.", 60, mx(10, "A.example."))];
+        Says::This(reply(question, ResponseCode::NoError, answers))
+    })
+    .await;
+
+    assert_eq!(fake.resolver().exchangers("d.example", "us.example").await.unwrap(), ["a.example", "b.example"]);
+}
