@@ -1,6 +1,8 @@
 //! pamrelay: a submission relay for Unix sites, in the order a message travels.
 #![forbid(unsafe_code)]
 
+pub mod config;
+pub mod log;
 pub mod smtp;
 
 pub mod auth;

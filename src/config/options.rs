@@ -1,0 +1,401 @@
+//! Every key of the configuration, in one table: what it wants, what it is without you, and what it is for.
+//!
+//! The reader takes defaults and bounds from here, and so do the manual page and the example file: a key that is not in the table does not exist.
+
+use std::time::Duration;
+
+use super::value::Bytes;
+
+/// One key.
+pub struct Row {
+    /// Its full name. `[]` follows a key whose value is a list of maps.
+    pub key: &'static str,
+    pub wants: Wants,
+    pub fallback: Fallback,
+    /// Prose for the manual page and the example: paragraphs separated by an empty line, `code` between back quotes.
+    pub about: &'static str,
+}
+
+/// What a value must be.
+pub enum Wants {
+    /// Keys of its own.
+    Section,
+    /// A list of maps; the text is the list as the example file shows it.
+    Sections(&'static str),
+    Duration {
+        least: Duration,
+        most: Duration,
+    },
+    Size {
+        least: Bytes,
+        most: Bytes,
+    },
+    Count {
+        least: u64,
+        most: u64,
+    },
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// A domain name.
+    Domain,
+    /// A domain name or an IP address.
+    Host,
+    /// An IP address with a port.
+    Socket,
+    /// An absolute path.
+    Path,
+    /// The name of a file in `tls.directory`.
+    File,
+    /// The name of a PAM service.
+    Service,
+    /// A user name for another server.
+    Login,
+    /// A list of `Domain` patterns.
+    Patterns,
+    /// A list of group names.
+    Groups,
+    /// A list of `Socket`.
+    Sockets,
+}
+
+/// What holds when the key is not there.
+pub enum Fallback {
+    /// This, as if it had been written.
+    Value(&'static str),
+    /// There is no default: the key must be there, with something like this.
+    Required(&'static str),
+    /// In words, and what one could write.
+    Otherwise { words: &'static str, example: &'static str },
+}
+
+impl Row {
+    /// The key without the section it is in.
+    pub fn name(&self) -> &'static str {
+        self.key.rsplit_once('.').map_or(self.key, |(_, name)| name)
+    }
+
+    /// The section it is in; empty for the top.
+    pub fn section(&self) -> &'static str {
+        self.key.rsplit_once('.').map_or("", |(section, _)| section)
+    }
+}
+
+/// The row of a key. Our own code asks, with names that are in the table.
+pub(super) fn row(key: &str) -> &'static Row {
+    ROWS.iter().find(|row| row.key == key).unwrap_or_else(|| unreachable!("no option {key}"))
+}
+
+/// The keys of one section.
+pub fn rows_of(section: &str) -> impl Iterator<Item = &'static Row> {
+    ROWS.iter().filter(move |row| row.section() == section)
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+const KIB: u64 = 1 << 10;
+const GIB: u64 = 1 << 30;
+
+use Fallback::{Otherwise, Required, Value};
+
+/// In the order of the manual page.
+pub const ROWS: &[Row] = &[
+    Row {
+        key: "hostname",
+        wants: Wants::Domain,
+        fallback: Otherwise { words: "the host's own fully qualified name", example: "mail.example.org" },
+        about: "The name this relay goes by: in its greeting, in `Received:` fields, when it talks to other servers, in delivery reports. Mail clients \
+                must find the same name in the certificate.",
+    },
+    Row {
+        key: "listen",
+        wants: Wants::Sections(
+            "  - { address: \"0.0.0.0:587\", tls: starttls }\n  - { address: \"[::]:587\", tls: starttls }\n  - { address: \"0.0.0.0:465\", tls: implicit }\n  - { address: \"[::]:465\", tls: implicit }\n",
+        ),
+        fallback: Required("a list such as - { address: \"0.0.0.0:587\", tls: starttls }"),
+        about: "Where mail clients connect. Every listener has TLS; there is no way to write one without it, and nobody can log in before TLS is up.",
+    },
+    Row {
+        key: "listen[].address",
+        wants: Wants::Socket,
+        fallback: Required("0.0.0.0:587"),
+        about: "An IP address and a port. An IPv6 address stands between brackets and takes IPv6 alone, so that `0.0.0.0` and `[::]` can stand side by side. \
+                Port 0 takes any free port, for trials.",
+    },
+    Row {
+        key: "listen[].tls",
+        wants: Wants::Word(&["starttls", "implicit"]),
+        fallback: Required("starttls"),
+        about: "`starttls`: the client begins in the clear and must send STARTTLS before anything else (usual on port 587). `implicit`: TLS from the first \
+                octet (usual on port 465).",
+    },
+    Row {
+        key: "tls",
+        wants: Wants::Section,
+        fallback: Value(""),
+        about: "Certificates and keys. Only the process `keys` reads them. They are files in one directory, and directory and files must be readable by \
+                nobody else: `pamrelay check` says what is wrong and the command that mends it.",
+    },
+    Row {
+        key: "tls.directory",
+        wants: Wants::Path,
+        fallback: Value("/etc/pamrelay/certs"),
+        about: "The directory of certificates, keys and secrets: owner root or pamrelay-keys, mode 0700, the files in it 0600.",
+    },
+    Row {
+        key: "tls.certificate",
+        wants: Wants::File,
+        fallback: Value("server.crt"),
+        about: "The certificate shown to mail clients, PEM, with its chain: the server's own first, then the intermediate ones.",
+    },
+    Row {
+        key: "tls.key",
+        wants: Wants::File,
+        fallback: Value("server.key"),
+        about: "The private key of `certificate`, PEM, without a pass phrase.",
+    },
+    Row {
+        key: "tls.client_certificate",
+        wants: Wants::File,
+        fallback: Otherwise { words: "none is shown", example: "client.crt" },
+        about: "A certificate to show to smart hosts that ask for one, PEM with its chain.",
+    },
+    Row {
+        key: "tls.client_key",
+        wants: Wants::File,
+        fallback: Otherwise { words: "none", example: "client.key" },
+        about: "The private key of `client_certificate`.",
+    },
+    Row {
+        key: "auth",
+        wants: Wants::Section,
+        fallback: Value(""),
+        about: "Who may send. PAM decides about the password; these rules can only refuse more.",
+    },
+    Row {
+        key: "auth.service",
+        wants: Wants::Service,
+        fallback: Value("smtp"),
+        about: "The PAM service: the file of this name in /etc/pam.d. Without that file pamrelay does not start, because PAM would then take the service \
+                `other`, which on some systems lets everybody in.",
+    },
+    Row {
+        key: "auth.min_uid",
+        wants: Wants::Count { least: 1, most: 4_294_967_294 },
+        fallback: Value("1000"),
+        about: "Accounts with a smaller number may not send. root never may.",
+    },
+    Row {
+        key: "auth.groups",
+        wants: Wants::Groups,
+        fallback: Otherwise { words: "everybody may", example: "[staff, mailusers]" },
+        about: "Only members of one of these groups may send.",
+    },
+    Row {
+        key: "auth.deadline",
+        wants: Wants::Duration { least: SECOND, most: Duration::from_secs(120) },
+        fallback: Value("10s"),
+        about: "How long one question to PAM may take. A module that hangs longer is killed and the client hears 454: try again later.",
+    },
+    Row {
+        key: "auth.workers",
+        wants: Wants::Count { least: 1, most: 256 },
+        fallback: Value("8"),
+        about: "How many questions to PAM are worked on at once. Others wait.",
+    },
+    Row {
+        key: "auth.failure_floor",
+        wants: Wants::Duration { least: Duration::ZERO, most: MINUTE },
+        fallback: Value("1s"),
+        about: "A refusal is answered no sooner than this after the question, and a little chance on top, so that its time tells nothing.",
+    },
+    Row { key: "limits", wants: Wants::Section, fallback: Value(""), about: "What one client, or all of them, may use up." },
+    Row {
+        key: "limits.message_size",
+        wants: Wants::Size { least: Bytes(64 * KIB), most: Bytes(2 * GIB) },
+        fallback: Value("25MiB"),
+        about: "The largest message, as announced by SIZE.",
+    },
+    Row {
+        key: "limits.recipients",
+        wants: Wants::Count { least: 100, most: 50_000 },
+        fallback: Value("1000"),
+        about: "Recipients of one message; more are answered 452. At least 100 (RFC 5321 §4.5.3.1.8).",
+    },
+    Row {
+        key: "limits.sessions",
+        wants: Wants::Count { least: 1, most: 200_000 },
+        fallback: Value("12000"),
+        about: "Connections at once. Each needs a file descriptor.",
+    },
+    Row {
+        key: "limits.sessions_per_address",
+        wants: Wants::Count { least: 1, most: 200_000 },
+        fallback: Value("100"),
+        about: "Connections at once from one IPv4 address or one IPv6 /64 network.",
+    },
+    Row {
+        key: "limits.bad_commands",
+        wants: Wants::Count { least: 1, most: 1000 },
+        fallback: Value("10"),
+        about: "After so many commands that were not understood or out of order a client is sent away with 421.",
+    },
+    Row {
+        key: "limits.command_timeout",
+        wants: Wants::Duration { least: SECOND, most: HOUR },
+        fallback: Value("5m"),
+        about: "How long a client may be silent between commands (RFC 5321 §4.5.3.2.7 asks for 5 minutes).",
+    },
+    Row {
+        key: "limits.data_timeout",
+        wants: Wants::Duration { least: SECOND, most: HOUR },
+        fallback: Value("10m"),
+        about: "How long a client may be silent while it sends a message.",
+    },
+    Row {
+        key: "limits.session_timeout",
+        wants: Wants::Duration { least: SECOND, most: Duration::from_secs(7 * 86_400) },
+        fallback: Value("1h"),
+        about: "How long one connection may last in all. It is also how long a login is good for.",
+    },
+    Row {
+        key: "spool",
+        wants: Wants::Path,
+        fallback: Value("/var/spool/pamrelay"),
+        about: "The queue: owner pamrelay-queue, mode 0700, on a local disk.",
+    },
+    Row {
+        key: "runtime_dir",
+        wants: Wants::Path,
+        fallback: Value("/run/pamrelay"),
+        about: "Sockets, tickets and the accepted copy of the configuration. The systemd units expect the default.",
+    },
+    Row {
+        key: "sandbox",
+        wants: Wants::Word(&["best-effort", "required"]),
+        fallback: Value("best-effort"),
+        about: "`best-effort`: where the kernel lacks a part of the sandbox, say so in the log and go on. `required`: refuse to start instead.",
+    },
+    Row {
+        key: "log",
+        wants: Wants::Word(&["error", "warn", "info", "debug"]),
+        fallback: Value("info"),
+        about: "How much is logged. `info` is one line for each event; passwords and message bodies are logged at no level.",
+    },
+    Row {
+        key: "routes",
+        wants: Wants::Sections(
+            "  - domains: [archive.example.org]\n    maildir: /var/mail/archive\n  - domains: [\"*\"]\n    smart_hosts:\n      - { host: relay.example.net, port: 587, user: example, secret: relay.secret }\n      - { host: backup.example.net }\n",
+        ),
+        fallback: Value("- { domains: [\"*\"], mx: direct }"),
+        about: "Where mail goes, by the recipient's domain. The first route that fits is taken. Each has `domains` and exactly one of `smart_hosts`, `mx`, \
+                `maildir`. A recipient that no route fits is refused.",
+    },
+    Row {
+        key: "routes[].domains",
+        wants: Wants::Patterns,
+        fallback: Required("[\"*\"]"),
+        about: "`example.org` is that domain alone, `.example.org` everything below it, `\"*\"` (with quotes) every domain.",
+    },
+    Row {
+        key: "routes[].smart_hosts",
+        wants: Wants::Sections(""),
+        fallback: Otherwise { words: "another target", example: "" },
+        about: "Servers that take the mail, in order: the second is asked when the first cannot be reached or asks to try later.",
+    },
+    Row {
+        key: "routes[].smart_hosts[].host",
+        wants: Wants::Host,
+        fallback: Required("relay.example.net"),
+        about: "Its name, which its certificate must carry, or its address. No MX records are looked up.",
+    },
+    Row {
+        key: "routes[].smart_hosts[].port",
+        wants: Wants::Count { least: 1, most: 65_535 },
+        fallback: Otherwise { words: "587 with `user`, 25 without", example: "587" },
+        about: "The port.",
+    },
+    Row {
+        key: "routes[].smart_hosts[].tls",
+        wants: Wants::Word(&["none", "opportunistic", "required"]),
+        fallback: Value("required"),
+        about: "`required`: STARTTLS, and a certificate that proves the name; otherwise the mail waits. `opportunistic`: TLS where it is offered, without proof. `none`: \
+                in the clear.",
+    },
+    Row {
+        key: "routes[].smart_hosts[].user",
+        wants: Wants::Login,
+        fallback: Otherwise { words: "no login", example: "example" },
+        about: "The name to log in with (AUTH PLAIN or LOGIN). Needs `secret`, and `tls: required`: a password is never sent to a stranger.",
+    },
+    Row {
+        key: "routes[].smart_hosts[].secret",
+        wants: Wants::File,
+        fallback: Otherwise { words: "no login", example: "relay.secret" },
+        about: "The file with the password, in `tls.directory` under the same law; its first line counts.",
+    },
+    Row {
+        key: "routes[].mx",
+        wants: Wants::Word(&["direct"]),
+        fallback: Otherwise { words: "another target", example: "direct" },
+        about: "`direct`: to the servers that the recipient's domain names in DNS (RFC 5321 §5).",
+    },
+    Row {
+        key: "routes[].maildir",
+        wants: Wants::Path,
+        fallback: Otherwise { words: "another target", example: "/var/mail/archive" },
+        about: "Into this maildir, for trials and archives. It must belong to pamrelay-queue.",
+    },
+    Row { key: "delivery", wants: Wants::Section, fallback: Value(""), about: "How delivery goes about it." },
+    Row {
+        key: "delivery.first_retry",
+        wants: Wants::Duration { least: SECOND, most: DAY },
+        fallback: Value("5m"),
+        about: "The pause after the first failed attempt. Each further pause is longer.",
+    },
+    Row {
+        key: "delivery.longest_retry",
+        wants: Wants::Duration { least: SECOND, most: DAY },
+        fallback: Value("4h"),
+        about: "Pauses do not grow beyond this.",
+    },
+    Row {
+        key: "delivery.give_up",
+        wants: Wants::Duration { least: SECOND, most: Duration::from_secs(30 * 86_400) },
+        fallback: Value("5d"),
+        about: "After so long in the queue a message goes back to its sender.",
+    },
+    Row {
+        key: "delivery.connections",
+        wants: Wants::Count { least: 1, most: 1000 },
+        fallback: Value("16"),
+        about: "Connections at once to one destination.",
+    },
+    Row {
+        key: "delivery.resolver",
+        wants: Wants::Sockets,
+        fallback: Otherwise { words: "those of /etc/resolv.conf", example: "[\"127.0.0.1:53\"]" },
+        about: "DNS servers to ask, in order.",
+    },
+    Row {
+        key: "delivery.trust",
+        wants: Wants::Path,
+        fallback: Otherwise { words: "the system's store", example: "/etc/pamrelay/smart-host-ca.pem" },
+        about: "A file of certificates, PEM, that vouch for smart hosts, in place of the system's store.",
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_is_there_once_and_its_section_before_it() {
+        for (i, row) in ROWS.iter().enumerate() {
+            assert!(ROWS.iter().take(i).all(|earlier| earlier.key != row.key), "{} twice", row.key);
+            let section = row.section().trim_end_matches("[]");
+            assert!(section.is_empty() || ROWS.iter().take(i).any(|earlier| earlier.key == section), "{} before its section", row.key);
+        }
+    }
+}
