@@ -3,6 +3,7 @@
 
 pub mod config;
 pub mod log;
+pub mod run;
 pub mod smtp;
 
 pub mod auth;

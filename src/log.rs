@@ -82,9 +82,10 @@ impl Lines {
                 let _ = write!(line, "{:.3} ", jiff::Timestamp::now());
             }
         }
-        let mut fields = Fields { line, value, role: Some(self.role) };
+        // The supervisor speaks about other roles and names them itself.
+        let names_a_role = event.metadata().fields().field("role").is_some();
+        let mut fields = Fields { line, value, place: Place::First(if names_a_role { None } else { Some(self.role) }) };
         event.record(&mut fields);
-        fields.put_role();
         match level {
             Level::ERROR => line.push_str(" level=error"),
             Level::WARN => line.push_str(" level=warn"),
@@ -108,23 +109,31 @@ fn priority(level: Level) -> &'static str {
 struct Fields<'l> {
     line: &'l mut String,
     value: &'l mut String,
-    /// Until it is written, behind the first field, which is `event`.
-    role: Option<&'static str>,
+    place: Place,
+}
+
+/// Where in the line the next field stands.
+#[derive(Clone, Copy)]
+enum Place {
+    /// It is `event`; the role follows it, if it is to be written.
+    First(Option<&'static str>),
+    Later,
 }
 
 impl Fields<'_> {
     fn put(&mut self, field: &Field, text: &str) {
-        if self.role.is_none() {
-            self.line.push(' ');
-        }
+        let role = match self.place {
+            Place::First(role) => role,
+            Place::Later => {
+                self.line.push(' ');
+                None
+            }
+        };
+        self.place = Place::Later;
         self.line.push_str(field.name());
         self.line.push('=');
         put_value(self.line, text);
-        self.put_role();
-    }
-
-    fn put_role(&mut self) {
-        if let Some(role) = self.role.take() {
+        if let Some(role) = role {
             self.line.push_str(" role=");
             self.line.push_str(role);
         }
@@ -264,11 +273,12 @@ mod tests {
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(event = "accepted", sender = "<>", user = %"a b", rcpts = 3, size = 1234_u64);
             tracing::warn!(event = "slow", why = "x");
+            tracing::error!(event = "role_died", role = "keys");
         });
 
         assert_eq!(
             *seen.lock().unwrap(),
-            "<6>event=accepted role=front sender=<> user=\"a b\" rcpts=3 size=1234\n<4>event=slow role=front why=x level=warn\n"
+            "<6>event=accepted role=front sender=<> user=\"a b\" rcpts=3 size=1234\n<4>event=slow role=front why=x level=warn\n<3>event=role_died role=keys level=error\n"
         );
     }
 }

@@ -89,7 +89,18 @@ pub struct Auth {
     pub groups: Vec<String>,
     pub deadline: Duration,
     pub workers: u32,
+    pub account_failures_per_minute: u32,
+    pub account_failures_per_hour: u32,
+    pub failures_per_second: u32,
+    pub low_ports: LowPorts,
     pub failure_floor: Duration,
+}
+
+/// Whether PAM modules may bind ports below 1024.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LowPorts {
+    Dropped,
+    Needed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +143,10 @@ pub struct Delivery {
 
 impl Word for ListenTls {
     const WORDS: &'static [(&'static str, Self)] = &[("starttls", Self::Starttls), ("implicit", Self::Implicit)];
+}
+
+impl Word for LowPorts {
+    const WORDS: &'static [(&'static str, Self)] = &[("no", Self::Dropped), ("yes", Self::Needed)];
 }
 
 impl Word for Sandbox {
@@ -325,6 +340,10 @@ fn auth(section: &Section<'_>) -> Auth {
         groups: section.names("groups"),
         deadline: section.duration("deadline"),
         workers: section.count("workers"),
+        account_failures_per_minute: section.count("account_failures_per_minute"),
+        account_failures_per_hour: section.count("account_failures_per_hour"),
+        failures_per_second: section.count("failures_per_second"),
+        low_ports: section.word("low_ports"),
         failure_floor: section.duration("failure_floor"),
     }
 }

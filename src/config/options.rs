@@ -200,9 +200,33 @@ pub const ROWS: &[Row] = &[
     },
     Row {
         key: "auth.workers",
-        wants: Wants::Count { least: 1, most: 256 },
+        wants: Wants::Count { least: 1, most: 64 },
         fallback: Value("8"),
-        about: "How many questions to PAM are worked on at once. Others wait.",
+        about: "How many questions to PAM are worked on at once. Others wait. Some more are allowed while these hang.",
+    },
+    Row {
+        key: "auth.account_failures_per_minute",
+        wants: Wants::Count { least: 1, most: 1_000_000 },
+        fallback: Value("5"),
+        about: "Wrong passwords for one account in a minute. Beyond that PAM is not asked and the client hears: try again later.",
+    },
+    Row {
+        key: "auth.account_failures_per_hour",
+        wants: Wants::Count { least: 1, most: 1_000_000 },
+        fallback: Value("20"),
+        about: "The same in an hour.",
+    },
+    Row {
+        key: "auth.failures_per_second",
+        wants: Wants::Count { least: 1, most: 100_000 },
+        fallback: Value("20"),
+        about: "Wrong passwords in all, on average; ten seconds' worth may come at once.",
+    },
+    Row {
+        key: "auth.low_ports",
+        wants: Wants::Word(&["no", "yes"]),
+        fallback: Value("no"),
+        about: "`yes` lets PAM modules use ports below 1024, which NIS asks of those who read its shadow maps.",
     },
     Row {
         key: "auth.failure_floor",

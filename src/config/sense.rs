@@ -2,6 +2,8 @@
 //!
 //! A rule speaks only about values that were written or are defaults within their bounds; a value that was refused already is not judged again.
 
+use pamrelay_authwire::MAX_GROUPS;
+
 use super::section::Section;
 use super::value::duration_text;
 use super::{Config, Target};
@@ -49,6 +51,9 @@ fn limits(config: &Config, top: &Section<'_>) {
 fn auth(config: &Config, top: &Section<'_>) {
     let section = top.quiet_section("auth");
     let it = &config.auth;
+    if it.groups.len() > MAX_GROUPS {
+        section.mistake(section.place("groups"), "groups", format!("there are {} groups; {MAX_GROUPS} are as many as can be asked about", it.groups.len()));
+    }
     let mut seen: Vec<&str> = Vec::new();
     for group in &it.groups {
         if seen.contains(&group.as_str()) {

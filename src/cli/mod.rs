@@ -1,0 +1,194 @@
+//! The command line: one program, and each word after its name is a role or a question to one.
+//!
+//! What goes wrong ends with a sentence on standard error and a status of sysexits(3), so that a script can tell a bad configuration (78) from
+//! a relay that is not there (69).
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+pub mod check;
+mod reload;
+
+use crate::config::{ACTIVE, Config, Mistakes, PATH};
+use crate::run::{self, activate::Accepted, child};
+
+/// Exit statuses, as sysexits(3) has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    Ok = 0,
+    /// An answer that is not good news: `check` found faults, a password was refused.
+    No = 1,
+    Usage = 64,
+    Unavailable = 69,
+    System = 71,
+    Later = 75,
+    NotPermitted = 77,
+    Config = 78,
+}
+
+impl From<Status> for ExitCode {
+    fn from(status: Status) -> Self {
+        Self::from(status as u8)
+    }
+}
+
+/// A failure that ends the program: what to say and how to end.
+#[derive(Debug)]
+pub struct Failure {
+    words: String,
+    status: Status,
+}
+
+impl Failure {
+    pub(crate) fn new(status: Status, words: impl ToString) -> Self {
+        Self { words: words.to_string(), status }
+    }
+}
+
+impl From<Mistakes> for Failure {
+    fn from(mistakes: Mistakes) -> Self {
+        Self::new(Status::Config, mistakes)
+    }
+}
+
+#[derive(Parser)]
+#[command(
+    name = "pamrelay",
+    version,
+    about = "A mail submission relay for Unix sites",
+    long_about = "pamrelay takes mail from people who have an account on this host, and from nobody else. They send it from anywhere with their normal \
+                  Unix password, over TLS; the host's PAM stack checks the password. The mail is queued durably and relayed.\n\n\
+                  It is four processes under four users. An administrator starts them with `systemctl start pamrelay`, or all in the foreground with \
+                  `pamrelay run`.",
+    after_help = "Files:\n  /etc/pamrelay/pamrelay.yaml  the configuration, see pamrelay.yaml(5)\n  /etc/pam.d/smtp              who may log in, see pam.d(5)\n  /etc/pamrelay/certs          certificate and key",
+    arg_required_else_help = true,
+    subcommand_required = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args)]
+struct ConfigFile {
+    /// The configuration to read
+    #[arg(long, short, value_name = "FILE", default_value = PATH)]
+    config: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the whole relay in the foreground
+    ///
+    /// Starts the four roles, each with its own user and sandbox, and starts one that dies again. SIGTERM or Ctrl-C ends them all; SIGHUP reads the
+    /// configuration again. For containers, trials and tests; a host with systemd has the unit pamrelay.service.
+    Run(ConfigFile),
+    /// Say what is wrong with the set-up, and how to mend it
+    ///
+    /// Reads the configuration and looks at what it names: certificates and keys, the PAM service, users, directories, listeners, smart hosts. Changes
+    /// nothing. The exit status is 1 if pamrelay would not start, and 0 otherwise, warnings or not.
+    Check(ConfigFile),
+    /// Make a changed configuration hold
+    ///
+    /// Checks the file. If all is well, it becomes the accepted configuration, certificates are read again, and the roles that are concerned are told or
+    /// restarted. If not, the mistakes are shown and the relay goes on as it was.
+    Reload(ConfigFile),
+    /// Accept the configuration without starting anything
+    ///
+    /// Checks it, makes the directories in /run/pamrelay and writes the accepted copy. The unit pamrelay.service does this when it starts.
+    Activate(ConfigFile),
+    #[command(name = child::SUBCOMMAND, hide = true)]
+    RoleExec {
+        #[arg(long)]
+        socket: bool,
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
+}
+
+/// For the manual page and completions.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// The program.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { Status::Usage.into() } else { Status::Ok.into() };
+        }
+    };
+    match obey(cli.command) {
+        Ok(status) => status.into(),
+        Err(failure) => {
+            let mut err = io::stderr().lock();
+            for line in failure.words.lines() {
+                let _ = writeln!(err, "pamrelay: {line}");
+            }
+            failure.status.into()
+        }
+    }
+}
+
+fn obey(command: Command) -> Result<Status, Failure> {
+    match command {
+        Command::Run(file) => relay(&file.config),
+        Command::Check(file) => Ok(check::main(&file.config)),
+        Command::Reload(file) => reload::main(&file.config),
+        Command::Activate(file) => activate(&file.config).map(|_| Status::Ok),
+        Command::RoleExec { socket, command } => {
+            let socket = if socket { child::Socket::OnStdin } else { child::Socket::None };
+            let Some((program, arguments)) = command.split_first() else { return Err(Failure::new(Status::Usage, "no program")) };
+            Err(Failure::new(Status::System, child::exec(program, arguments, socket)))
+        }
+    }
+}
+
+/// Nothing is started, and nothing replaced, unless all of it would work.
+fn accepted(path: &Path) -> Result<Accepted, Failure> {
+    let accepted = Accepted::load(path)?;
+    let findings = check::system(&accepted.config);
+    let faults: Vec<String> = findings.iter().filter(|finding| finding.is_fault()).map(ToString::to_string).collect();
+    if faults.is_empty() { Ok(accepted) } else { Err(Failure::new(Status::Config, faults.join("\n"))) }
+}
+
+fn relay(path: &Path) -> Result<Status, Failure> {
+    let accepted = accepted(path)?;
+    crate::log::start("supervisor", accepted.config.log);
+    run::run(path, accepted).map(|()| Status::Ok).map_err(failed_run)
+}
+
+fn failed_run(error: run::RunError) -> Failure {
+    let status = match &error {
+        run::RunError::Mistakes(_) => Status::Config,
+        run::RunError::NotRoot => Status::NotPermitted,
+        run::RunError::Running(_) => Status::Unavailable,
+        run::RunError::Activate(_) | run::RunError::NoHelper(_) | run::RunError::Step { .. } => Status::System,
+    };
+    Failure::new(status, error)
+}
+
+fn activate(path: &Path) -> Result<Accepted, Failure> {
+    as_root("accept a configuration")?;
+    let accepted = accepted(path)?;
+    let failed = |error: run::activate::ActivateError| Failure::new(Status::System, error);
+    accepted.activate(run::activate::Accounts::look_up().map_err(failed)?).map_err(failed)?;
+    Ok(accepted)
+}
+
+fn as_root(what: &str) -> Result<(), Failure> {
+    if nix::unistd::geteuid().is_root() { Ok(()) } else { Err(Failure::new(Status::NotPermitted, format!("only root may {what}"))) }
+}
+
+/// The configuration that holds now, or the one that would: for questions to a relay that runs.
+fn present() -> Result<Config, Failure> {
+    let path = [ACTIVE, PATH].map(Path::new).into_iter().find(|path| path.exists()).unwrap_or(Path::new(PATH));
+    Ok(Config::load(path)?)
+}

@@ -1,0 +1,170 @@
+//! Making a configuration the one that holds: directories with their owners, and the accepted copy that the roles start from.
+//!
+//! The copy is replaced in one step or not at all, and its text is the text that was checked.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{Gid, Group, Uid, User, chown};
+
+use super::{FRONT_USER, KEYS_USER, QUEUE_USER};
+use crate::config::{Auth, Config, LowPorts, Mistakes};
+
+/// A configuration and the very text it was read from.
+#[derive(Debug)]
+pub struct Accepted {
+    pub config: Config,
+    text: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ActivateError {
+    #[error("there is no {0}; the package creates it, or: systemd-sysusers")]
+    NoAccount(String),
+    #[error("{path}: {doing}: {source}")]
+    File { doing: &'static str, path: PathBuf, source: io::Error },
+}
+
+/// Numbers behind the names of our users.
+#[derive(Clone, Copy, Debug)]
+pub struct Accounts {
+    pub front: (Uid, Gid),
+    pub keys: (Uid, Gid),
+    pub queue: (Uid, Gid),
+}
+
+impl Accounts {
+    pub fn look_up() -> Result<Self, ActivateError> {
+        Ok(Self { front: account(FRONT_USER)?, keys: account(KEYS_USER)?, queue: account(QUEUE_USER)? })
+    }
+}
+
+fn account(name: &str) -> Result<(Uid, Gid), ActivateError> {
+    let user = User::from_name(name).ok().flatten().ok_or_else(|| ActivateError::NoAccount(format!("user {name}")))?;
+    let group = Group::from_name(name).ok().flatten().ok_or_else(|| ActivateError::NoAccount(format!("group {name}")))?;
+    Ok((user.uid, group.gid))
+}
+
+impl Accepted {
+    pub fn load(path: &Path) -> Result<Self, Mistakes> {
+        let text = crate::config::text_of(path)?;
+        Ok(Self { config: Config::parse(&text, path)?, text })
+    }
+
+    /// Directories first, then the copy.
+    pub fn activate(&self, accounts: Accounts) -> Result<(), ActivateError> {
+        prepare(&self.config, accounts)?;
+        let active = self.config.active();
+        replace(&active.join("auth.env"), &auth_env_file(&self.config))?;
+        replace(&active.join("pamrelay.yaml"), &self.text)
+    }
+}
+
+/// Makes what is missing and mends owners and modes of what is ours alone to make.
+fn prepare(config: &Config, accounts: Accounts) -> Result<(), ActivateError> {
+    let root = (Uid::from_raw(0), Gid::from_raw(0));
+    directory(&config.runtime_dir, 0o755, root)?;
+    directory(&config.jail(), 0o755, root)?;
+    directory(&config.active(), 0o755, root)?;
+    if let Some(control) = config.queue_control().parent() {
+        directory(control, 0o700, accounts.queue)?;
+    }
+    // The spool is mail: what is there already is judged by `check` and by the queue, not repaired.
+    if !config.spool.exists() {
+        directory(&config.spool, 0o700, accounts.queue)?;
+    }
+    Ok(())
+}
+
+fn directory(path: &Path, mode: u32, (uid, gid): (Uid, Gid)) -> Result<(), ActivateError> {
+    let failed = |doing| move |source: io::Error| ActivateError::File { doing, path: path.to_owned(), source };
+    match fs::DirBuilder::new().mode(mode).create(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let about = fs::symlink_metadata(path).map_err(failed("cannot be examined"))?;
+            if !about.is_dir() {
+                return Err(failed("is in the way")(io::ErrorKind::NotADirectory.into()));
+            }
+        }
+        Err(error) => return Err(failed("cannot be made")(error)),
+    }
+    chown(path, Some(uid), Some(gid)).map_err(|error| failed("cannot change its owner")(error.into()))?;
+    fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed("cannot change its mode"))
+}
+
+/// New content under an old name: written beside it, synced, renamed.
+fn replace(path: &Path, text: &str) -> Result<(), ActivateError> {
+    let failed = |doing| move |source: io::Error| ActivateError::File { doing, path: path.to_owned(), source };
+    let fresh = path.with_extension("new");
+    let write = || -> io::Result<()> {
+        let mut file = File::create(&fresh)?;
+        file.set_permissions(Permissions::from_mode(0o644))?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&fresh, path)
+    };
+    write().map_err(failed("cannot be written"))
+}
+
+/// The helper's settings, as `pamrelay-auth` reads them from its environment.
+pub fn auth_env(config: &Config) -> Vec<(&'static str, String)> {
+    let Auth { service, min_uid, groups, deadline, workers, .. } = &config.auth;
+    let low_ports = match config.auth.low_ports {
+        LowPorts::Dropped => "no",
+        LowPorts::Needed => "yes",
+    };
+    vec![
+        ("PAMRELAY_SERVICE", service.clone()),
+        ("PAMRELAY_MIN_UID", min_uid.to_string()),
+        ("PAMRELAY_GROUPS", groups.join(",")),
+        ("PAMRELAY_DEADLINE_MS", deadline.as_millis().to_string()),
+        ("PAMRELAY_WORKERS", workers.to_string()),
+        ("PAMRELAY_ACCOUNT_FAILURES_PER_MINUTE", config.auth.account_failures_per_minute.to_string()),
+        ("PAMRELAY_ACCOUNT_FAILURES_PER_HOUR", config.auth.account_failures_per_hour.to_string()),
+        ("PAMRELAY_FAILURES_PER_SECOND", config.auth.failures_per_second.to_string()),
+        // The helper takes no less than a minute.
+        ("PAMRELAY_TICKET_LIFETIME_S", config.limits.session_timeout.as_secs().max(60).to_string()),
+        ("PAMRELAY_RUNTIME", config.runtime_dir.display().to_string()),
+        ("PAMRELAY_LOW_PORTS", low_ports.to_owned()),
+    ]
+}
+
+/// The same as an EnvironmentFile (systemd.exec(5)): quoted, so that no name can become something else.
+fn auth_env_file(config: &Config) -> String {
+    let mut out = String::from("# Written by pamrelay from the configuration; changes here are lost.\n");
+    for (name, value) in auth_env(config) {
+        let escaped: String = value.chars().flat_map(|c| "\\\"`$".contains(c).then_some('\\').into_iter().chain([c])).collect();
+        out.push_str(&format!("{name}=\"{escaped}\"\n"));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_of_a_windows_domain_survives_the_environment_file() {
+        let text = "listen: [{ address: \"127.0.0.1:1\", tls: starttls }]\nauth: { groups: ['AD\\mail users', '$x'] }\n";
+        let config = Config::parse(text, Path::new("t")).unwrap();
+
+        let file = auth_env_file(&config);
+
+        assert!(file.contains("\nPAMRELAY_GROUPS=\"AD\\\\mail users,\\$x\"\n"), "{file}");
+    }
+
+    #[test]
+    fn the_copy_is_replaced_in_one_step() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pamrelay.yaml");
+
+        replace(&path, "one").unwrap();
+        replace(&path, "two").unwrap();
+
+        assert_eq!(fs::read_to_string(&path).unwrap(), "two");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+}
