@@ -1,6 +1,7 @@
 //! pamrelay: a submission relay for Unix sites, in the order a message travels.
 #![forbid(unsafe_code)]
 
+pub mod cli;
 pub mod config;
 pub mod log;
 pub mod run;

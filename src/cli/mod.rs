@@ -13,6 +13,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 pub mod check;
 mod reload;
+mod roles;
 
 use crate::config::{ACTIVE, Config, Mistakes, PATH};
 use crate::run::{self, activate::Accepted, child};
@@ -81,6 +82,13 @@ struct ConfigFile {
     config: PathBuf,
 }
 
+#[derive(Args)]
+struct ActiveFile {
+    /// The accepted configuration to start from
+    #[arg(long, short, value_name = "FILE", default_value = ACTIVE)]
+    config: PathBuf,
+}
+
 #[derive(Subcommand)]
 enum Command {
     /// Run the whole relay in the foreground
@@ -102,6 +110,10 @@ enum Command {
     ///
     /// Checks it, makes the directories in /run/pamrelay and writes the accepted copy. The unit pamrelay.service does this when it starts.
     Activate(ConfigFile),
+    /// The role that holds the private keys
+    ///
+    /// Started by pamrelay-keys.service or `pamrelay run`, not by hand. SIGHUP reads certificates and keys again.
+    Keys(ActiveFile),
     #[command(name = child::SUBCOMMAND, hide = true)]
     RoleExec {
         #[arg(long)]
@@ -143,6 +155,7 @@ fn obey(command: Command) -> Result<Status, Failure> {
         Command::Check(file) => Ok(check::main(&file.config)),
         Command::Reload(file) => reload::main(&file.config),
         Command::Activate(file) => activate(&file.config).map(|_| Status::Ok),
+        Command::Keys(file) => roles::keys(&file.config),
         Command::RoleExec { socket, command } => {
             let socket = if socket { child::Socket::OnStdin } else { child::Socket::None };
             let Some((program, arguments)) = command.split_first() else { return Err(Failure::new(Status::Usage, "no program")) };

@@ -13,6 +13,7 @@ use super::SandboxError;
 /// Fixes them all, and raises the number of descriptors to what is permitted.
 pub(super) fn settle() -> Result<(), SandboxError> {
     umask(Mode::from_bits_truncate(0o077));
+    crate::run::child::die_with_parent().map_err(|error| SandboxError::step("follow the supervisor", error))?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(|errno| SandboxError::step("forbid core files", errno))?;
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|errno| SandboxError::step("read the limit of descriptors", errno))?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most).map_err(|errno| SandboxError::step("raise the limit of descriptors", errno))?;

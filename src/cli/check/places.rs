@@ -1,0 +1,207 @@
+//! Users, the PAM service, directories, the trust store: what must be there and whose it must be.
+
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use nix::unistd::{Group, User};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+
+use super::Finding;
+use crate::config::Config;
+use crate::run::{FRONT_USER, KEYS_USER, QUEUE_USER};
+
+/// Where libpam looks for a service: the administrator's files, then a distribution's.
+const PAM_DIRECTORIES: [&str; 2] = ["/etc/pam.d", "/usr/lib/pam.d"];
+
+pub(super) fn uid_of(name: &str) -> Option<u32> {
+    User::from_name(name).ok().flatten().map(|user| user.uid.as_raw())
+}
+
+pub(super) fn accounts() -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut uids: Vec<(u32, &str)> = Vec::new();
+    for name in [FRONT_USER, KEYS_USER, QUEUE_USER] {
+        match uid_of(name) {
+            None => findings.push(Finding::fault(
+                format!("there is no user {name}"),
+                format!("useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin {name}"),
+            )),
+            Some(0) => findings.push(Finding::fault(format!("the user {name} has uid 0"), format!("give {name} a uid of its own: usermod --uid UID {name}"))),
+            Some(uid) => {
+                if let Some((_, other)) = uids.iter().find(|(seen, _)| *seen == uid) {
+                    findings.push(Finding::fault(
+                        format!("the users {other} and {name} have one uid, {uid}; nothing would part them"),
+                        format!("usermod --uid UID {name}"),
+                    ));
+                }
+                uids.push((uid, name));
+            }
+        }
+        if Group::from_name(name).ok().flatten().is_none() {
+            findings.push(Finding::fault(format!("there is no group {name}"), format!("groupadd --system {name}")));
+        }
+    }
+    findings
+}
+
+pub(super) fn pam_service(service: &str) -> Vec<Finding> {
+    let found = PAM_DIRECTORIES.iter().map(|directory| Path::new(directory).join(service)).find_map(|path| Some((fs::metadata(&path).ok()?, path)));
+    let Some((about, path)) = found else {
+        return vec![Finding::fault(
+            format!("there is no PAM service {service}: PAM would take /etc/pam.d/other instead, which on some systems lets everybody in"),
+            format!("install one of the files in pam.d/ of pamrelay as /etc/pam.d/{service}, and look at what it asks for"),
+        )];
+    };
+    let shown = path.display();
+    let mut findings = Vec::new();
+    if about.uid() != 0 || about.mode() & 0o022 != 0 {
+        findings.push(Finding::fault(
+            format!("others than root may change {shown}, and so who may log in (owner uid {}, mode {:04o})", about.uid(), about.mode() & 0o7777),
+            format!("chown root:root {shown} && chmod 0644 {shown}"),
+        ));
+    }
+    let text = fs::read_to_string(&path).unwrap_or_default();
+    for phase in ["auth", "account"] {
+        if !has_phase(&text, phase) {
+            findings.push(Finding::fault(
+                format!("{shown} has no line for {phase}: PAM would take those of /etc/pam.d/other"),
+                format!("add one, such as: {phase} include common-{phase} (Debian) or {phase} include password-auth (Red Hat)"),
+            ));
+        }
+    }
+    findings
+}
+
+/// Whether a service file says anything about a phase, itself or by `@include`.
+fn has_phase(text: &str, phase: &str) -> bool {
+    text.lines().map(str::trim_start).filter(|line| !line.starts_with('#')).any(|line| {
+        let first = line.split_whitespace().next().unwrap_or_default();
+        first.trim_start_matches('-').eq_ignore_ascii_case(phase) || first == "@include"
+    })
+}
+
+pub(super) fn directories(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let queue = uid_of(QUEUE_USER);
+    match (fs::symlink_metadata(&config.spool), queue) {
+        (Ok(about), Some(queue)) => findings.extend(spool(&config.spool, &about, queue)),
+        (Ok(_), None) => {}
+        (Err(_), _) => findings.extend(parent_is_there(&config.spool)),
+    }
+    findings.extend(writable_above(&config.spool));
+    findings.extend(writable_above(&config.runtime_dir));
+    match fs::symlink_metadata(&config.runtime_dir) {
+        Ok(about) if !about.is_dir() => {
+            let shown = config.runtime_dir.display();
+            findings.push(Finding::fault(format!("{shown} is not a directory"), format!("mv {shown} {shown}.away")));
+        }
+        Ok(_) => {}
+        Err(_) => findings.extend(parent_is_there(&config.runtime_dir)),
+    }
+    for maildir in config.maildirs() {
+        findings.extend(maildir_owner(maildir, queue));
+    }
+    findings
+}
+
+fn spool(path: &Path, about: &Metadata, queue: u32) -> Option<Finding> {
+    let shown = path.display();
+    if !about.is_dir() {
+        return Some(Finding::fault(format!("the spool {shown} is not a directory"), format!("mv {shown} {shown}.away; pamrelay makes a new one")));
+    }
+    (about.uid() != queue || about.mode() & 0o077 != 0).then(|| {
+        Finding::fault(
+            format!("the spool {shown} has owner uid {} and mode {:04o}; wanted are {QUEUE_USER} and 0700", about.uid(), about.mode() & 0o7777),
+            format!("chown {QUEUE_USER}: {shown} && chmod 0700 {shown}"),
+        )
+    })
+}
+
+fn parent_is_there(path: &Path) -> Option<Finding> {
+    let parent = path.parent()?;
+    (!parent.is_dir()).then(|| Finding::fault(format!("{} cannot be made: there is no directory {}", path.display(), parent.display()), format!("mkdir -p {}", parent.display())))
+}
+
+/// Whoever may write a directory above may put another in the place of ours.
+fn writable_above(path: &Path) -> Option<Finding> {
+    path.ancestors().skip(1).find_map(|above| {
+        let about = fs::metadata(above).ok()?;
+        let sticky = about.mode() & 0o1000 != 0;
+        (about.mode() & 0o022 != 0 && !sticky).then(|| {
+            let shown = above.display();
+            Finding::fault(
+                format!("others may write {shown} (mode {:04o}), and so put something else in the place of {}", about.mode() & 0o7777, path.display()),
+                format!("chmod go-w {shown}"),
+            )
+        })
+    })
+}
+
+fn maildir_owner(maildir: &Path, queue: Option<u32>) -> Option<Finding> {
+    let shown = maildir.display();
+    let mend = format!("install -d -o {QUEUE_USER} -g {QUEUE_USER} -m 0700 {shown}");
+    match fs::metadata(maildir) {
+        Ok(about) if queue.is_some_and(|queue| queue != about.uid()) => {
+            let what = format!("the maildir {shown} does not belong to {QUEUE_USER}, which writes it (owner uid {})", about.uid());
+            Some(Finding::warning(what, format!("chown {QUEUE_USER}: {shown}")))
+        }
+        Ok(_) => None,
+        Err(error) => Some(Finding::warning(format!("the maildir {shown} cannot be looked at: {error}"), mend)),
+    }
+}
+
+pub(super) fn trust(config: &Config) -> Option<Finding> {
+    let path = config.delivery.trust.as_deref()?;
+    let shown = path.display();
+    let what = match CertificateDer::pem_file_iter(path) {
+        Err(error) => format!("delivery.trust: {shown} cannot be read: {error}"),
+        Ok(certificates) => {
+            let read: Result<Vec<_>, _> = certificates.collect();
+            match read {
+                Ok(found) if !found.is_empty() => return readable(path),
+                Ok(_) => format!("delivery.trust: {shown} has no certificate"),
+                Err(error) => format!("delivery.trust: {shown} is damaged: {error}"),
+            }
+        }
+    };
+    Some(Finding::fault(what, "write the PEM certificates of those who vouch for your smart hosts into it, or leave the key out"))
+}
+
+fn readable(path: &Path) -> Option<Finding> {
+    let about = fs::metadata(path).ok()?;
+    let mine = uid_of(QUEUE_USER) == Some(about.uid());
+    (about.mode() & 0o004 == 0 && !mine).then(|| {
+        let shown = path.display();
+        Finding::fault(format!("delivery.trust: {QUEUE_USER} may not read {shown} (mode {:04o})", about.mode() & 0o7777), format!("chmod a+r {shown}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_service_without_an_account_phase_is_found() {
+        assert!(has_phase("# c\n auth required pam_unix.so\n", "auth"));
+        assert!(has_phase("-auth optional pam_x.so\n", "auth"));
+        assert!(has_phase("@include common-auth\n", "account"));
+        assert!(!has_phase("auth required pam_unix.so\n#account required pam_unix.so\n", "account"));
+    }
+
+    #[test]
+    fn a_directory_that_others_may_write_is_found_above_the_spool() {
+        let top = tempfile::tempdir().unwrap();
+        let loose = top.path().join("loose");
+        fs::create_dir(&loose).unwrap();
+        fs::set_permissions(&loose, fs::Permissions::from_mode(0o775)).unwrap();
+
+        let found = writable_above(&loose.join("spool")).unwrap().to_string();
+
+        assert!(found.contains("chmod go-w") && found.contains("mode 0775"), "{found}");
+        assert!(writable_above(&top.path().join("spool")).is_none());
+    }
+}
