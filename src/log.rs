@@ -33,6 +33,13 @@ pub fn start(role: &'static str, level: Log) {
     let ours = tracing_subscriber::filter::filter_fn(|about| about.target().starts_with("pamrelay"));
     // An error means that somebody set a subscriber before us, such as a test.
     let _ = tracing_subscriber::registry().with(lines.with_filter(ours).with_filter(filter)).try_init();
+    std::panic::set_hook(Box::new(panicked));
+}
+
+/// A panic is a line like any other: a backtrace would open files, which a cage forbids.
+fn panicked(panic: &std::panic::PanicHookInfo<'_>) {
+    let at = panic.location().map(ToString::to_string).unwrap_or_default();
+    tracing::error!(event = "panic", at, reason = panic.payload_as_str().unwrap_or("not a text"));
 }
 
 /// Whether standard error *is* the stream named by $JOURNAL_STREAM, and not something that a parent put in its place (systemd.exec(5)).

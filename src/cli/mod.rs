@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+mod auth_test;
 pub mod check;
 mod reload;
 mod roles;
@@ -110,16 +111,38 @@ enum Command {
     ///
     /// Checks it, makes the directories in /run/pamrelay and writes the accepted copy. The unit pamrelay.service does this when it starts.
     Activate(ConfigFile),
+    /// The role that speaks SMTP with mail clients
+    ///
+    /// Started by pamrelay-front.service or `pamrelay run`, not by hand.
+    Front(ActiveFile),
     /// The role that holds the private keys
     ///
     /// Started by pamrelay-keys.service or `pamrelay run`, not by hand. SIGHUP reads certificates and keys again.
     Keys(ActiveFile),
+    /// Ask what becomes of a login
+    #[command(subcommand)]
+    Auth(AuthCommand),
     #[command(name = child::SUBCOMMAND, hide = true)]
     RoleExec {
         #[arg(long)]
         socket: bool,
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
+    },
+}
+
+#[derive(Subcommand)]
+enum AuthCommand {
+    /// Try a user's password as a mail client would, and explain the answer
+    ///
+    /// Asks for the password without showing it (or reads one line if standard input is no terminal) and puts it to the running helper, which asks PAM.
+    /// The attempt counts like any other. The exit status is 0 if the user may send, 1 if not, 75 if nobody knows.
+    Test {
+        /// The name to log in with
+        user: String,
+        /// The address that PAM is told the client has
+        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+        rhost: IpAddr,
     },
 }
 
@@ -155,6 +178,8 @@ fn obey(command: Command) -> Result<Status, Failure> {
         Command::Check(file) => Ok(check::main(&file.config)),
         Command::Reload(file) => reload::main(&file.config),
         Command::Activate(file) => activate(&file.config).map(|_| Status::Ok),
+        Command::Front(file) => roles::front(&file.config),
+        Command::Auth(AuthCommand::Test { user, rhost }) => auth_test::main(&user, rhost),
         Command::Keys(file) => roles::keys(&file.config),
         Command::RoleExec { socket, command } => {
             let socket = if socket { child::Socket::OnStdin } else { child::Socket::None };

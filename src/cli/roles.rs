@@ -3,16 +3,83 @@
 //! A role starts from the accepted copy, as root (it drops to its user itself) or as its user already (systemd).
 
 use std::fmt::Display;
+use std::num::NonZeroUsize;
 use std::path::Path;
+use std::time::Duration;
 
 use super::{Failure, Status};
-use crate::config::{Config, Sandbox};
+use crate::auth::Helper;
+use crate::config::{Config, Listen, ListenTls, Sandbox};
+use crate::front::{self, FrontSettings, Listener, Oldest, TlsMode};
 use crate::keys::KeysSettings;
 use crate::keys::law::Law;
 use crate::keys::server::Users;
 use crate::keys::store::{PairFiles, StoreSettings};
 use crate::run::{FRONT_USER, KEYS_USER, QUEUE_USER};
-use crate::sandbox::{Account, Policy};
+use crate::sandbox::{self, Account, FrontCage, Notifier, Policy};
+use crate::session::Site;
+use crate::session::driver::Limits;
+
+/// Beyond the helper's own deadline: the way there and back.
+const HELPER_SLACK: Duration = Duration::from_secs(2);
+
+/// `pamrelay front`. What needs a file or a path comes before the cage, what needs a thread after it.
+pub(super) fn front(path: &Path) -> Result<Status, Failure> {
+    let config = start("front", path)?;
+    let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let cage = FrontCage { account: account(FRONT_USER)?, jail: config.jail(), policy: policy(&config) };
+    let listeners = config.listen.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
+    let notifier = Notifier::from_env();
+    let caged = sandbox::front(&cage).map_err(failed)?;
+    for missing in &caged.missing {
+        tracing::warn!(event = "sandbox_part_missing", part = %missing);
+    }
+
+    let settings = front_settings(&config, &caged.jail);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(processors).enable_all().build().map_err(failed)?;
+    let served = runtime.block_on(front::serve(settings, listeners, || notifier.ready()));
+    notifier.stopping();
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    served.map(|()| Status::Ok).map_err(failed)
+}
+
+fn bind(listen: &Listen) -> Result<Listener, Failure> {
+    let mode = match listen.tls {
+        ListenTls::Starttls => TlsMode::StartTls,
+        ListenTls::Implicit => TlsMode::Implicit,
+    };
+    let listener = Listener::bind(listen.address, mode).map_err(|error| failed(format!("cannot listen on {}: {error}", listen.address)))?;
+    // Port 0 is any port, and somebody wants to know which.
+    let address = listener.socket.local_addr().map_or_else(|_| listen.address.to_string(), |address| address.to_string());
+    tracing::info!(event = "listening", address, tls = ?listen.tls);
+    Ok(listener)
+}
+
+/// `jail` is how the caged process names the directory of the sockets.
+fn front_settings(config: &Config, jail: &Path) -> FrontSettings {
+    let limits = &config.limits;
+    FrontSettings {
+        site: Site {
+            host: config.hostname.to_string(),
+            domain: config.hostname.clone(),
+            message_size: limits.message_size.0,
+            recipients: limits.recipients,
+        },
+        limits: Limits {
+            bad_commands: limits.bad_commands,
+            command_timeout: limits.command_timeout,
+            data_timeout: limits.data_timeout,
+            session_timeout: limits.session_timeout,
+            failure_floor: config.auth.failure_floor,
+        },
+        sessions: limits.sessions,
+        sessions_per_address: limits.sessions_per_address,
+        oldest_tls: Oldest::Tls12,
+        helper: Helper::new(jail.join("auth"), config.auth.deadline + HELPER_SLACK),
+        keys: jail.join("keys"),
+        queue: jail.join("queue"),
+    }
+}
 
 /// `pamrelay keys`
 pub(super) fn keys(path: &Path) -> Result<Status, Failure> {
