@@ -18,7 +18,7 @@ pub(crate) fn recipient(text: &str) -> Recipient {
 /// A small message; an empty sender is the null path.
 pub(crate) fn job(sender: &str, recipients: &[&str]) -> Job {
     Job {
-        id: QueueId::for_test("q1"),
+        id: QueueId::of_number(1).expect("not zero"),
         sender: if sender.is_empty() { ReversePath::Null } else { ReversePath::Mailbox(mailbox(sender)) },
         body: BodyType::SevenBit,
         international: International::Ascii,
