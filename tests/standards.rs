@@ -47,11 +47,8 @@ fn cited(text: &str) -> BTreeSet<String> {
 #[test]
 fn every_standard_that_the_code_cites_has_a_row() {
     let listed: BTreeSet<_> = rows().into_iter().map(|row| row.rfc).collect();
-    let missing: BTreeSet<_> = sources("src")
-        .iter()
-        .flat_map(|file| cited(&fs::read_to_string(file).unwrap()))
-        .filter(|rfc| !listed.contains(rfc))
-        .collect();
+    let missing: BTreeSet<_> =
+        sources("src").iter().flat_map(|file| cited(&fs::read_to_string(file).unwrap())).filter(|rfc| !listed.contains(rfc)).collect();
 
     assert!(missing.is_empty(), "cited in src and not in docs/standards.md: {missing:?}");
 }

@@ -16,7 +16,8 @@ pub(super) fn main(user: &str, rhost: IpAddr) -> Result<Status, Failure> {
     let config = present()?;
     let helper = Helper::new(config.jail().join("auth"), config.auth.deadline + std::time::Duration::from_secs(2));
     let password = ask(user).map_err(|error| Failure::new(Status::Usage, format!("cannot read a password: {error}")))?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| Failure::new(Status::System, error))?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| Failure::new(Status::System, error))?;
     let answer = runtime.block_on(helper.ask(SessionId::fresh().0, rhost, user.as_bytes(), password));
     println!("{}", explain(&answer, &config.auth.service, config.auth.min_uid));
     Ok(status(&answer))
@@ -87,14 +88,26 @@ fn explain(answer: &Answer, service: &str, min_uid: u32) -> String {
     let (meaning, reply, advice) = match answer {
         Answer::Accept(who) => {
             let groups = if who.groups().is_empty() { String::new() } else { format!(", in {}", who.groups().join(", ")) };
-            return format!("accepted: {} (uid {}{groups}) may send mail.\nA mail client hears: 235 2.7.0", who.user().escape_debug(), who.uid());
+            return format!(
+                "accepted: {} (uid {}{groups}) may send mail.\nA mail client hears: 235 2.7.0",
+                who.user().escape_debug(),
+                who.uid()
+            );
         }
         Answer::Reject(cause) => ("refused: wrong password, unknown user, or locked", "535 5.7.8", advice(*cause, service, min_uid)),
         Answer::Throttled(cause) => ("not asked: too many wrong passwords lately", "454 4.7.0", advice(*cause, service, min_uid)),
-        Answer::MustChange(cause) => ("refused: the password is right, but it must be changed first", "535 5.7.8", advice(*cause, service, min_uid)),
-        Answer::Expired(cause) => ("refused: the password is right, but the account has expired", "535 5.7.13", advice(*cause, service, min_uid)),
-        Answer::NotPermitted(cause) => ("refused: the password is right, but this account may not send", "535 5.7.1", advice(*cause, service, min_uid)),
-        Answer::Unavailable(Trouble::Helper(cause)) => ("nobody knows: the password could not be checked", "454 4.7.0", advice(*cause, service, min_uid)),
+        Answer::MustChange(cause) => {
+            ("refused: the password is right, but it must be changed first", "535 5.7.8", advice(*cause, service, min_uid))
+        }
+        Answer::Expired(cause) => {
+            ("refused: the password is right, but the account has expired", "535 5.7.13", advice(*cause, service, min_uid))
+        }
+        Answer::NotPermitted(cause) => {
+            ("refused: the password is right, but this account may not send", "535 5.7.1", advice(*cause, service, min_uid))
+        }
+        Answer::Unavailable(Trouble::Helper(cause)) => {
+            ("nobody knows: the password could not be checked", "454 4.7.0", advice(*cause, service, min_uid))
+        }
         Answer::Unavailable(Trouble::NoAnswer(_)) => (
             "nobody knows: the helper did not answer",
             "454 4.7.0",
@@ -111,20 +124,30 @@ fn advice(cause: Cause, service: &str, min_uid: u32) -> String {
         Reason::Refused => format!(
             "PAM does not say which it was. Look at the account (getent passwd, passwd -S, chage -l, faillock --user) and at what /etc/pam.d/{service} asks; its modules log to the journal"
         ),
-        Reason::AskedForMore => format!("a module of /etc/pam.d/{service} asks for a second secret, which mail clients cannot give; leave it out there"),
-        Reason::NeverAsked => format!("PAM said yes without looking at the password; mend /etc/pam.d/{service} (pam_permit, or a module that ends the stack early)"),
+        Reason::AskedForMore => {
+            format!("a module of /etc/pam.d/{service} asks for a second secret, which mail clients cannot give; leave it out there")
+        }
+        Reason::NeverAsked => format!(
+            "PAM said yes without looking at the password; mend /etc/pam.d/{service} (pam_permit, or a module that ends the stack early)"
+        ),
         Reason::Root => "root never sends mail through the relay; use a personal account".to_owned(),
         Reason::BelowMinUid => format!("its uid is below auth.min_uid ({min_uid}), as those of system accounts are"),
         Reason::NotInGroups => "put the user into one of the groups in auth.groups, or change the list".to_owned(),
-        Reason::AccountRefused => format!("the account lines of /etc/pam.d/{service} refused it (access rules, time, host); their modules log to the journal"),
+        Reason::AccountRefused => {
+            format!("the account lines of /etc/pam.d/{service} refused it (access rules, time, host); their modules log to the journal")
+        }
         Reason::AccountExpired => "see when: chage -l USER; set a new date: chage -E".to_owned(),
         Reason::PasswordAged => "the user changes it with passwd, where a shell or desktop can be reached".to_owned(),
-        Reason::NoSuchUid => "PAM knows the account and the name service does not: compare getent passwd USER with /etc/nsswitch.conf".to_owned(),
+        Reason::NoSuchUid => {
+            "PAM knows the account and the name service does not: compare getent passwd USER with /etc/nsswitch.conf".to_owned()
+        }
         Reason::AccountFailures => "wait; the limits are auth.account_failures_per_minute and _per_hour".to_owned(),
         Reason::AllFailures => "somebody is guessing at many accounts; the limit is auth.failures_per_second".to_owned(),
         Reason::Busy => "more questions than auth.workers can answer: see whether a back end is slow".to_owned(),
         Reason::Deadline => "a module or the back end behind it was slower than auth.deadline".to_owned(),
-        Reason::Crashed | Reason::Garbled => format!("a module in /etc/pam.d/{service} crashed or wrote nonsense; journalctl -u pamrelay-auth says how the worker ended"),
+        Reason::Crashed | Reason::Garbled => {
+            format!("a module in /etc/pam.d/{service} crashed or wrote nonsense; journalctl -u pamrelay-auth says how the worker ended")
+        }
         Reason::NoWorker => "no process could be started: see TasksMax and memory, journalctl -u pamrelay-auth".to_owned(),
         Reason::NoService => format!("install /etc/pam.d/{service}"),
         Reason::Fault => match cause.phase {

@@ -52,7 +52,11 @@ fn auth(config: &Config, top: &Section<'_>) {
     let section = top.quiet_section("auth");
     let it = &config.auth;
     if it.groups.len() > MAX_GROUPS {
-        section.mistake(section.place("groups"), "groups", format!("there are {} groups; {MAX_GROUPS} are as many as can be asked about", it.groups.len()));
+        section.mistake(
+            section.place("groups"),
+            "groups",
+            format!("there are {} groups; {MAX_GROUPS} are as many as can be asked about", it.groups.len()),
+        );
     }
     let mut seen: Vec<&str> = Vec::new();
     for group in &it.groups {

@@ -180,7 +180,9 @@ pub(super) fn service(text: &str) -> Result<String, String> {
 
 /// A group or login name.
 pub(super) fn name(text: &str) -> Result<String, String> {
-    let well = !text.starts_with('-') && text.len() <= pamrelay_authwire::MAX_NAME && !text.chars().any(|c| c.is_control() || c == ':' || c == ',' || c == '/');
+    let well = !text.starts_with('-')
+        && text.len() <= pamrelay_authwire::MAX_NAME
+        && !text.chars().any(|c| c.is_control() || c == ':' || c == ',' || c == '/');
     if well { Ok(text.to_owned()) } else { Err("it cannot be a name on a Unix system".to_owned()) }
 }
 

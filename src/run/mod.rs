@@ -211,7 +211,11 @@ fn roles(config: &Config, accounts: Accounts) -> Result<[Role; 4], RunError> {
     }
     let jail = config.jail();
     let active: OsString = config.active().join("pamrelay.yaml").into();
-    let ours = |role: &str| Start { program: us.clone(), arguments: vec![role.into(), "--config".into(), active.clone()], environment: Vec::new() };
+    let ours = |role: &str| Start {
+        program: us.clone(),
+        arguments: vec![role.into(), "--config".into(), active.clone()],
+        environment: Vec::new(),
+    };
     let role = |name: Name, start: Start, listener: Option<UnixListener>| {
         Role::new(name, start, us.clone(), listener, &notify).map_err(step(format!("cannot prepare the role {name}")))
     };

@@ -16,8 +16,9 @@ pub enum Follow {
 
 /// What cannot be followed without ending everything.
 pub fn needs_new_start(old: &Config, new: &Config) -> Option<String> {
-    (old.runtime_dir != new.runtime_dir)
-        .then(|| format!("runtime_dir changed from {} to {}; stop and start pamrelay for that", old.runtime_dir.display(), new.runtime_dir.display()))
+    (old.runtime_dir != new.runtime_dir).then(|| {
+        format!("runtime_dir changed from {} to {}; stop and start pamrelay for that", old.runtime_dir.display(), new.runtime_dir.display())
+    })
 }
 
 pub fn follow(role: Name, old: &Config, new: &Config) -> Follow {

@@ -231,10 +231,7 @@ async fn a_client_certificate_is_shown_to_a_smart_host_that_asks() {
     let verifier = rustls::server::WebPkiClientVerifier::builder(Arc::new(process.trust("client.crt"))).build().unwrap();
     let host = rcgen::generate_simple_self_signed(vec![HOST.into()]).unwrap();
     let key = rustls::pki_types::PrivateKeyDer::try_from(host.signing_key.serialize_der()).unwrap();
-    let server = ServerConfig::builder()
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(vec![host.cert.der().clone()], key)
-        .unwrap();
+    let server = ServerConfig::builder().with_client_cert_verifier(verifier).with_single_cert(vec![host.cert.der().clone()], key).unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(host.cert.der().clone()).unwrap();
     let client = ClientConfig::builder_with_protocol_versions(&[&TLS13])

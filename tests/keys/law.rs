@@ -65,9 +65,7 @@ fn a_file_may_be_read_and_written_by_its_owner_and_nothing_else() {
         mode(&place.file, bits);
         assert_eq!(place.look(), Ok(()), "{bits:o}");
     }
-    for bits in [
-        0o640, 0o620, 0o610, 0o604, 0o602, 0o601, 0o644, 0o660, 0o666, 0o777, 0o700, 0o500, 0o440, 0o404, 0o4600, 0o2600, 0o1600,
-    ] {
+    for bits in [0o640, 0o620, 0o610, 0o604, 0o602, 0o601, 0o644, 0o660, 0o666, 0o777, 0o700, 0o500, 0o440, 0o404, 0o4600, 0o2600, 0o1600] {
         mode(&place.file, bits);
 
         let breach = breach(place.look(), &place.file);

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use pamrelay_authwire::{Accepted, Cause, FrameLen, Outcome, Phase, Question, QuestionFrame, Reason, Ticket, TicketKey, TicketKeys, Verdict};
+use pamrelay_authwire::{
+    Accepted, Cause, FrameLen, Outcome, Phase, Question, QuestionFrame, Reason, Ticket, TicketKey, TicketKeys, Verdict,
+};
 
 pub const KEY_ID: u32 = 7;
 const KEY: [u8; 32] = [42; 32];
@@ -58,6 +60,7 @@ fn accept(user: &str, session: u64) -> Outcome {
     let expiry = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 3600;
     let mut ticket = Ticket { key_id: KEY_ID, expiry, session, uid: UID, user: user.to_owned(), mac: [0; 32] };
     let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &KEY);
-    ticket.mac.copy_from_slice(aws_lc_rs::hmac::sign(&key, &ticket.signed_part().unwrap()).as_ref());
+    let mac = aws_lc_rs::hmac::sign(&key, &ticket.signed_part().unwrap());
+    ticket.mac.copy_from_slice(mac.as_ref());
     Outcome::Accept(Accepted { user: user.to_owned(), uid: UID, groups: Vec::new(), ticket: ticket.encode().unwrap() })
 }

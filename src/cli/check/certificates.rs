@@ -34,7 +34,9 @@ fn reading_right(config: &Config, uid: u32) -> Option<Finding> {
     (owner != uid && !may).then(|| {
         let directory = config.tls.directory.display();
         Finding::fault(
-            format!("{directory} belongs to uid {owner}, and CAP_DAC_READ_SEARCH, by which {KEYS_USER} could read it, is not to be had here"),
+            format!(
+                "{directory} belongs to uid {owner}, and CAP_DAC_READ_SEARCH, by which {KEYS_USER} could read it, is not to be had here"
+            ),
             format!("chown -R {KEYS_USER}: {directory}"),
         )
     })

@@ -43,9 +43,13 @@ fn listener(address: SocketAddr) -> Option<Finding> {
         Ok(_) => None,
         Err(error) => {
             let remedy = match error.kind() {
-                io::ErrorKind::AddrInUse => format!("if it is not pamrelay itself, find out who it is: ss -ltnp 'sport = :{}'", address.port()),
+                io::ErrorKind::AddrInUse => {
+                    format!("if it is not pamrelay itself, find out who it is: ss -ltnp 'sport = :{}'", address.port())
+                }
                 io::ErrorKind::AddrNotAvailable => "compare with the addresses of this host: ip address".to_owned(),
-                io::ErrorKind::PermissionDenied => "ports below 1024 need root or CAP_NET_BIND_SERVICE; the relay has it, you have not".to_owned(),
+                io::ErrorKind::PermissionDenied => {
+                    "ports below 1024 need root or CAP_NET_BIND_SERVICE; the relay has it, you have not".to_owned()
+                }
                 _ => "write another address".to_owned(),
             };
             Some(Finding::warning(format!("listen: {address} cannot be listened on now: {error}"), remedy))
@@ -97,7 +101,10 @@ fn smart_hosts(config: &Config) -> Vec<Finding> {
         findings.push(Finding::warning(format!("the smart host {name} was not found: {why}"), format!("look it up: getent ahosts {name}")));
     }
     findings.extend(asked.into_iter().map(|name| {
-        Finding::warning(format!("nobody answered who the smart host {name} is"), "see whether the name servers of this host can be reached: cat /etc/resolv.conf")
+        Finding::warning(
+            format!("nobody answered who the smart host {name} is"),
+            "see whether the name servers of this host can be reached: cat /etc/resolv.conf",
+        )
     }));
     findings
 }

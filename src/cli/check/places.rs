@@ -28,7 +28,10 @@ pub(super) fn accounts() -> Vec<Finding> {
                 format!("there is no user {name}"),
                 format!("useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin {name}"),
             )),
-            Some(0) => findings.push(Finding::fault(format!("the user {name} has uid 0"), format!("give {name} a uid of its own: usermod --uid UID {name}"))),
+            Some(0) => findings.push(Finding::fault(
+                format!("the user {name} has uid 0"),
+                format!("give {name} a uid of its own: usermod --uid UID {name}"),
+            )),
             Some(uid) => {
                 if let Some((_, other)) = uids.iter().find(|(seen, _)| *seen == uid) {
                     findings.push(Finding::fault(
@@ -47,7 +50,8 @@ pub(super) fn accounts() -> Vec<Finding> {
 }
 
 pub(super) fn pam_service(service: &str) -> Vec<Finding> {
-    let found = PAM_DIRECTORIES.iter().map(|directory| Path::new(directory).join(service)).find_map(|path| Some((fs::metadata(&path).ok()?, path)));
+    let found =
+        PAM_DIRECTORIES.iter().map(|directory| Path::new(directory).join(service)).find_map(|path| Some((fs::metadata(&path).ok()?, path)));
     let Some((about, path)) = found else {
         return vec![Finding::fault(
             format!("there is no PAM service {service}: PAM would take /etc/pam.d/other instead, which on some systems lets everybody in"),
@@ -58,7 +62,11 @@ pub(super) fn pam_service(service: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
     if about.uid() != 0 || about.mode() & 0o022 != 0 {
         findings.push(Finding::fault(
-            format!("others than root may change {shown}, and so who may log in (owner uid {}, mode {:04o})", about.uid(), about.mode() & 0o7777),
+            format!(
+                "others than root may change {shown}, and so who may log in (owner uid {}, mode {:04o})",
+                about.uid(),
+                about.mode() & 0o7777
+            ),
             format!("chown root:root {shown} && chmod 0644 {shown}"),
         ));
     }
@@ -109,11 +117,18 @@ pub(super) fn directories(config: &Config) -> Vec<Finding> {
 fn spool(path: &Path, about: &Metadata, queue: u32) -> Option<Finding> {
     let shown = path.display();
     if !about.is_dir() {
-        return Some(Finding::fault(format!("the spool {shown} is not a directory"), format!("mv {shown} {shown}.away; pamrelay makes a new one")));
+        return Some(Finding::fault(
+            format!("the spool {shown} is not a directory"),
+            format!("mv {shown} {shown}.away; pamrelay makes a new one"),
+        ));
     }
     (about.uid() != queue || about.mode() & 0o077 != 0).then(|| {
         Finding::fault(
-            format!("the spool {shown} has owner uid {} and mode {:04o}; wanted are {QUEUE_USER} and 0700", about.uid(), about.mode() & 0o7777),
+            format!(
+                "the spool {shown} has owner uid {} and mode {:04o}; wanted are {QUEUE_USER} and 0700",
+                about.uid(),
+                about.mode() & 0o7777
+            ),
             format!("chown {QUEUE_USER}: {shown} && chmod 0700 {shown}"),
         )
     })
@@ -121,7 +136,12 @@ fn spool(path: &Path, about: &Metadata, queue: u32) -> Option<Finding> {
 
 fn parent_is_there(path: &Path) -> Option<Finding> {
     let parent = path.parent()?;
-    (!parent.is_dir()).then(|| Finding::fault(format!("{} cannot be made: there is no directory {}", path.display(), parent.display()), format!("mkdir -p {}", parent.display())))
+    (!parent.is_dir()).then(|| {
+        Finding::fault(
+            format!("{} cannot be made: there is no directory {}", path.display(), parent.display()),
+            format!("mkdir -p {}", parent.display()),
+        )
+    })
 }
 
 /// Whoever may write a directory above may put another in the place of ours.
@@ -132,7 +152,11 @@ fn writable_above(path: &Path) -> Option<Finding> {
         (about.mode() & 0o022 != 0 && !sticky).then(|| {
             let shown = above.display();
             Finding::fault(
-                format!("others may write {shown} (mode {:04o}), and so put something else in the place of {}", about.mode() & 0o7777, path.display()),
+                format!(
+                    "others may write {shown} (mode {:04o}), and so put something else in the place of {}",
+                    about.mode() & 0o7777,
+                    path.display()
+                ),
                 format!("chmod go-w {shown}"),
             )
         })
@@ -174,7 +198,10 @@ fn readable(path: &Path) -> Option<Finding> {
     let mine = uid_of(QUEUE_USER) == Some(about.uid());
     (about.mode() & 0o004 == 0 && !mine).then(|| {
         let shown = path.display();
-        Finding::fault(format!("delivery.trust: {QUEUE_USER} may not read {shown} (mode {:04o})", about.mode() & 0o7777), format!("chmod a+r {shown}"))
+        Finding::fault(
+            format!("delivery.trust: {QUEUE_USER} may not read {shown} (mode {:04o})", about.mode() & 0o7777),
+            format!("chmod a+r {shown}"),
+        )
     })
 }
 

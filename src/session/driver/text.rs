@@ -137,9 +137,8 @@ impl Client<'_> {
         let Receiving { client, envelope, .. } = receiving;
         let (user, peer, rcpts) = (client.user.user(), self.peer.ip(), envelope.recipients().len());
         match received {
-            Received::Queued(id) => {
-                tracing::info!(event = "accepted", session = %self.id, id = %id, user, peer = %peer, from = %envelope.sender, rcpts, size);
-            }
+            // The queue says so, with the session's id.
+            Received::Queued(_) => {}
             Received::Refused(Refusal(reply)) => {
                 tracing::info!(event = "refused", session = %self.id, user, peer = %peer, from = %envelope.sender, rcpts, size, code = reply.code, reason = %reply.text);
             }

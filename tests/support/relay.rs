@@ -1,0 +1,129 @@
+//! A whole relay in this process: front end, key process and queue as they are, the helper pretended, and nothing
+//! behind the queue but an eye on what it would deliver.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use pamrelay::auth::Helper;
+use pamrelay::delivery::job::{Body, Job};
+use pamrelay::front::{self, FrontSettings, Listener, Oldest, TlsMode};
+use pamrelay::keys::law::Law;
+use pamrelay::keys::ring::Ring;
+use pamrelay::keys::server::{self, Server, Users};
+use pamrelay::keys::store::{PairFiles, Store, StoreSettings};
+use pamrelay::session::Site;
+use pamrelay::session::driver::Limits;
+use pamrelay::smtp::address::Domain;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::CertificateDer;
+use tempfile::TempDir;
+
+use super::client::Client;
+use super::helper;
+
+const HOST: &str = "mail.example";
+
+pub struct Relay {
+    starttls: SocketAddr,
+    implicit: SocketAddr,
+    authority: CertificateDer<'static>,
+    queued: Mutex<mpsc::Receiver<Job>>,
+    _directory: TempDir,
+}
+
+impl Relay {
+    pub fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let authority = certificates(&at("certs"));
+        keys(&at("certs"), &at("keys"));
+        helper::start(&at("auth"), &at("tickets"));
+        let queued = queue(directory.path());
+        let listeners = [TlsMode::StartTls, TlsMode::Implicit].map(|mode| Listener::bind("127.0.0.1:0".parse().unwrap(), mode).unwrap());
+        let [starttls, implicit] = [0, 1].map(|at: usize| listeners[at].socket.local_addr().unwrap());
+        let settings = FrontSettings {
+            site: Site { host: HOST.into(), domain: Domain::parse(HOST).unwrap(), message_size: 100_000, recipients: 3 },
+            limits: Limits {
+                bad_commands: 13,
+                command_timeout: Duration::from_secs(2),
+                data_timeout: Duration::from_secs(2),
+                session_timeout: Duration::from_secs(60),
+                failure_floor: Duration::from_millis(20),
+            },
+            sessions: 100,
+            sessions_per_address: 100,
+            oldest_tls: Oldest::Tls12,
+            helper: Helper::served_by(at("auth"), Duration::from_secs(1), rustix::process::getuid().as_raw()),
+            keys: at("keys"),
+            queue: at("queue"),
+        };
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            runtime.block_on(front::serve(settings, listeners.into(), || {})).unwrap();
+        });
+        Self { starttls, implicit, authority, queued: Mutex::new(queued), _directory: directory }
+    }
+
+    pub fn connect(&self, implicit: bool) -> Client {
+        Client::connect(if implicit { self.implicit } else { self.starttls }, self.authority.clone())
+    }
+
+    /// `from -> to to: "text"`: this is what the queue takes to delivery next.
+    pub fn expect_queued(&self, wanted: &str) {
+        let job = self.queued.lock().unwrap().recv_timeout(Duration::from_secs(10)).expect("a message in the queue");
+        let to: Vec<_> = job.recipients.iter().map(|(_, recipient)| recipient.mailbox.to_string()).collect();
+        let Body::Memory(text) = &job.content.body else { panic!("a short message is in memory") };
+        let text = String::from_utf8_lossy(text).replace('\r', "\\r").replace('\n', "\\n");
+        assert_eq!(format!("{} -> {}: \"{text}\"", job.sender, to.join(" ")), wanted);
+        let trace = String::from_utf8_lossy(&job.content.trace).into_owned();
+        assert!(trace.starts_with("Received: from client.example ([127.0.0.1])\r\n"), "{trace}");
+        assert!(trace.contains("SMTPSA id "), "{trace}");
+    }
+
+    pub fn expect_nothing_queued(&self) {
+        let queued = self.queued.lock().unwrap().recv_timeout(Duration::from_millis(500));
+        assert!(queued.is_err(), "something was queued: {queued:?}");
+    }
+
+    /// Between two dialogs: what one left is not the next one's.
+    pub fn forget_queued(&self) {
+        while self.queued.lock().unwrap().try_recv().is_ok() {}
+    }
+}
+
+/// An authority and a certificate from it for `mail.example`, private as the law wants.
+fn certificates(directory: &Path) -> CertificateDer<'static> {
+    let authority_key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = params.self_signed(&authority_key).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let leaf = CertificateParams::new(vec![HOST.to_owned()]).unwrap().signed_by(&key, &Issuer::new(params, authority_key)).unwrap();
+    std::fs::create_dir(directory).unwrap();
+    std::fs::set_permissions(directory, PermissionsExt::from_mode(0o700)).unwrap();
+    for (name, text) in [("server.crt", leaf.pem()), ("server.key", key.serialize_pem())] {
+        std::fs::write(directory.join(name), text).unwrap();
+        std::fs::set_permissions(directory.join(name), PermissionsExt::from_mode(0o600)).unwrap();
+    }
+    authority.der().clone()
+}
+
+fn keys(directory: &Path, socket: &Path) {
+    let uid = rustix::process::getuid().as_raw();
+    let settings = StoreSettings {
+        directory: directory.to_owned(),
+        server: PairFiles { certificate: "server.crt".into(), key: "server.key".into() },
+        client: None,
+        secrets: Vec::new(),
+        hostname: HOST.into(),
+        law: Law::new(uid, "me"),
+    };
+    let ring = Ring::new(Store::load(&settings, SystemTime::now()).unwrap());
+    let listener = server::bind(socket).unwrap();
+    thread::spawn(move || Server::new(ring, Users { front: uid, queue: uid }).serve(&listener));
+}
