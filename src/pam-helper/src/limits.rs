@@ -52,9 +52,9 @@ impl Limits {
         Self {
             secret,
             start,
-            per_minute: Rate::of(settings.account_failures_per_minute, Duration::from_mins(1)),
+            per_minute: Rate::of(settings.account_failures_per_minute, Duration::from_secs(60)),
             // Half at once and half with time, so that no hour sees more than all.
-            per_hour: Rate::of(settings.account_failures_per_hour.div_ceil(2), Duration::from_hours(1)),
+            per_hour: Rate::of(settings.account_failures_per_hour.div_ceil(2), Duration::from_secs(3600)),
             in_all: Rate::of(settings.failures_per_second.saturating_mul(BURST_SECONDS), Duration::from_secs(BURST_SECONDS.into())),
             all: 0,
             sets: vec![[Entry::default(); WAYS]; SETS].into_boxed_slice(),

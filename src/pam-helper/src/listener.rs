@@ -34,7 +34,7 @@ use crate::workshop::{News, Readiness, Source, Workshop};
 /// Connections that have not sent their question yet.
 const MOST_ASKERS: usize = 64;
 /// How long an idle listener sleeps at most: the ticket keys may be due.
-const LONGEST_SLEEP: Duration = Duration::from_mins(1);
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// After an accept that failed for want of something (descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -221,7 +221,8 @@ impl Listener {
             }
             !slow
         });
-        while let Some(pending) = self.waiting.pop_front_if(|pending| now >= pending.latest_start(&self.settings)) {
+        while self.waiting.front().is_some_and(|pending| now >= pending.latest_start(&self.settings)) {
+            let Some(pending) = self.waiting.pop_front() else { return };
             let cause = Cause { phase: Phase::Start, code: 0, reason: Reason::Busy };
             self.settle(pending, Outcome::Unavailable(cause), "no worker became free in time", now);
         }

@@ -16,7 +16,7 @@ use nix::unistd::{Gid, fchown};
 use pamrelay_authwire::{Accepted, KEY_LEN, MAC_LEN, Ticket, TicketKey, TicketKeys};
 use zeroize::Zeroizing;
 
-const DAY: Duration = Duration::from_hours(24);
+const DAY: Duration = Duration::from_secs(86_400);
 /// More than two keys take up.
 const LARGEST_FILE: u64 = 4096;
 
@@ -140,7 +140,7 @@ mod tests {
         }
 
         fn mint(&self) -> Mint {
-            Mint::open(&self.0, nix::unistd::getegid(), Duration::from_hours(1)).unwrap()
+            Mint::open(&self.0, nix::unistd::getegid(), Duration::from_secs(3600)).unwrap()
         }
 
         fn text(&self) -> String {

@@ -30,7 +30,7 @@ use crate::sys;
 use crate::template::Loading;
 
 /// A template is replaced after this time: what modules read at load time may have changed unseen.
-const TEMPLATE_LIFE: Duration = Duration::from_mins(5);
+const TEMPLATE_LIFE: Duration = Duration::from_secs(300);
 /// Loading modules takes milliseconds; beyond this it hangs.
 const LOADING: Duration = Duration::from_secs(5);
 /// A fork takes less than a millisecond; beyond this the template is stopped or stuck.
@@ -39,6 +39,8 @@ const FORKING: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(200);
 /// A worker that takes longer waits for something; it no longer counts among the busy ones.
 const BUSY: Duration = Duration::from_secs(1);
+/// And from this age on one that has slept for most of its life.
+const SLEEPY: Duration = Duration::from_millis(200);
 /// How long the news of how a worker ended may lag behind its end.
 const NEWS: Duration = Duration::from_millis(100);
 
@@ -74,6 +76,7 @@ struct Job {
     template: Pid,
     answers: OwnedFd,
     pidfd: Option<OwnedFd>,
+    pid: i32,
     asked: Instant,
     deadline: Instant,
     gone: Option<Instant>,
@@ -140,7 +143,7 @@ impl Workshop {
             }
             Some(template) if !template.ready => Readiness::Later,
             Some(_) => {
-                let busy = self.jobs.iter().filter(|job| now.saturating_duration_since(job.asked) < BUSY).count();
+                let busy = self.jobs.iter().filter(|job| job.is_busy(now)).count();
                 let room = busy < self.workers && self.jobs.len() < self.workers + self.slow_workers;
                 if room { Readiness::Now } else { Readiness::Later }
             }
@@ -161,6 +164,7 @@ impl Workshop {
             template: template.pid,
             answers,
             pidfd: None,
+            pid: 0,
             asked: now,
             deadline,
             gone: None,
@@ -221,7 +225,7 @@ impl Workshop {
     pub(crate) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let jobs = self.jobs.iter().flat_map(|job| {
             let fork = job.pidfd.is_none().then(|| job.asked + FORKING);
-            let busy = Some(job.asked + BUSY);
+            let busy = (1..=5).map(|look| job.asked + SLEEPY * look).find(|time| *time > now);
             let deadline = (!job.killed).then_some(job.deadline);
             let news = job.gone.map(|gone| gone + NEWS);
             [fork, busy, deadline, news].into_iter().flatten()
@@ -289,9 +293,10 @@ impl Workshop {
                     Line::event(Level::Notice, "template").with("state", "unfit").with("extra", extra).with("code", code).write();
                     self.loading = Loading::EachTime;
                 }
-                Word::Started { job, .. } => {
+                Word::Started { job, pid } => {
                     if let Some(job) = self.jobs.iter_mut().find(|found| found.id == job) {
                         job.pidfd = attached;
+                        job.pid = pid;
                         if job.killed {
                             job.kill();
                         }
@@ -412,6 +417,21 @@ impl Template {
 }
 
 impl Job {
+    /// Whether it uses or wants the processor, as hashing does. One that waits for a server or hangs makes
+    /// room for others, so that a dead back end does not stop the rest.
+    fn is_busy(&self, now: Instant) -> bool {
+        let age = now.saturating_duration_since(self.asked);
+        age < SLEEPY || age < BUSY && self.slept(age).is_none_or(|slept| slept < age / 2)
+    }
+
+    /// The kernel's account: all but the time spent on a processor or in line for one.
+    fn slept(&self, age: Duration) -> Option<Duration> {
+        let account = std::fs::read_to_string(format!("/proc/{}/schedstat", self.pid)).ok()?;
+        let mut nanoseconds = account.split_whitespace().map(str::parse);
+        let awake = Duration::from_nanos(nanoseconds.next()?.ok()?).checked_add(Duration::from_nanos(nanoseconds.next()?.ok()?))?;
+        Some(age.saturating_sub(awake))
+    }
+
     /// Takes the report, if a whole one is there; anything else in its place is none.
     fn read_report(&mut self, news: &mut Vec<News>) {
         if self.told {

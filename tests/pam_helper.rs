@@ -1,0 +1,416 @@
+//! The real helper with real PAM modules, real hashes and a real name service.
+
+#[path = "support/pam_stage.rs"]
+mod pam_stage;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pam_stage::{Stage, UNIX, children, is_running, needs_root, patiently, waits_for, words};
+use pamrelay_authwire::{Outcome, Question, Ticket, TicketKeys};
+
+/// A stack whose first module runs a program that decides by the user's name.
+const SCRIPTED: &str = "auth required pam_exec.so quiet DIR/first\nauth required pam_unix.so nodelay\naccount required pam_unix.so\n";
+
+macro_rules! root_test {
+    ($(fn $name:ident() $body:block)+) => {
+        $(#[test]
+        fn $name() {
+            if needs_root(stringify!($name)) $body
+        })+
+    };
+}
+
+root_test! {
+    fn the_debian_stack_lets_the_right_password_in_and_no_other() {
+        let helper = Stage::new(include_str!("../pam.d/debian/smtp")).start();
+
+        let Outcome::Accept(alice) = helper.asks("alice", "right horse") else { panic!("refused") };
+        assert_eq!((alice.user.as_str(), alice.uid), ("alice", 20001));
+        assert_eq!(words(&helper.asks("alice", "right horse ")), "reject auth 7 refused");
+        assert_eq!(words(&helper.asks("alice", "")), "reject check 0 bad-password");
+        assert_eq!(words(&helper.asks("nobody-here", "right horse")), "reject auth 7 refused");
+        assert_eq!(words(&helper.asks("empty", "anything")), "reject auth 7 refused", "nullok must not count");
+        helper.waits_for_log(r#"event=login session=000000000001a user="alice" peer=192.0.2.25 ms="#);
+        assert!(!helper.log().contains("horse"), "{}", helper.log());
+    }
+
+    fn accounts_that_may_not_log_in_are_told_apart() {
+        let helper = Stage::new(UNIX).start();
+
+        for (user, expected) in [
+            ("bob", "accept"),
+            ("locked", "reject auth 7 refused"),
+            ("expired", "expired acct 13 account-expired"),
+            ("mustchange", "must-change acct 12 password-aged"),
+            ("aged", "must-change acct 12 password-aged"),
+            ("inactive", "expired acct 27 account-expired"),
+            ("sysacct", "not-permitted identity 0 below-min-uid"),
+            ("toor", "reject identity 0 root"),
+            ("root", "reject check 0 root"),
+        ] {
+            assert_eq!(words(&helper.asks(user, "right")), expected, "{user}");
+        }
+        for user in ["expired", "mustchange", "inactive", "sysacct", "toor"] {
+            assert_eq!(words(&helper.asks(user, "wrong")), "reject auth 7 refused", "{user}: a wrong password learns nothing");
+        }
+    }
+
+    fn passwords_reach_pam_unchanged_up_to_511_bytes() {
+        let helper = Stage::new(UNIX).start();
+
+        assert_eq!(words(&helper.asks_bytes(b"latin", b"p\xe4ss")), "accept");
+        assert_eq!(words(&helper.asks_bytes(b"longpass", &[b'x'; 511])), "accept");
+        assert_eq!(words(&helper.asks_bytes(b"longpass", &[b'x'; 512])), "reject check 0 bad-password");
+        assert_eq!(words(&helper.asks_bytes(b"bob", b"right\0x")), "reject check 0 bad-password");
+    }
+
+    fn names_that_could_mean_something_else_never_reach_pam() {
+        let helper = Stage::new(SCRIPTED).script("first", "echo \"$PAM_USER\" >> DIR/asked\n").start();
+
+        for user in [&b"bob\0"[..], b"-froot", b"../bob", b"bob:x", b"", b"bob\n", b"\xff\xfe", &[b'b'; 255][..3], b"bo\x7fb"] {
+            let expected = if user == b"bbb" { "reject auth 10 refused" } else { "reject check 0 bad-name" };
+            assert_eq!(words(&helper.asks_bytes(user, b"right")), expected, "{user:?}");
+        }
+        assert_eq!(fs::read_to_string(helper.dir.path().join("asked")).unwrap(), "bbb\n");
+    }
+
+    fn only_members_of_the_configured_groups_may_send() {
+        let helper = Stage::new(UNIX).set("GROUPS", "senders, no-such-group, mailers").start();
+        let Outcome::Accept(bob) = helper.asks("bob", "right") else { panic!("refused") };
+        assert_eq!(bob.groups, ["senders", "mailers"]);
+        drop(helper);
+
+        let helper = Stage::new(UNIX).set("GROUPS", "senders").start();
+        let Outcome::Accept(bob) = helper.asks("bob", "right") else { panic!("refused") };
+        assert_eq!(bob.groups, ["senders"]);
+        assert_eq!(words(&helper.asks("alice", "right horse")), "not-permitted identity 0 not-in-groups");
+    }
+
+    fn without_its_service_file_the_helper_does_not_start() {
+        let (status, log) = Stage::new(UNIX).without_service_file().fails();
+
+        assert_eq!(status, Some(78));
+        assert!(log.contains("/etc/pam.d/smtp") && log.contains("other"), "{log}");
+        let (status, log) = Stage::new("auth required pam_unix.so\n").fails();
+        assert_eq!(status, Some(78));
+        assert!(log.contains("no account line"), "{log}");
+    }
+
+    fn wrong_settings_are_told_and_nothing_starts() {
+        let (status, log) = Stage::new(UNIX).set("WORKERS", "0").set("SERVISE", "smtp").fails();
+
+        assert_eq!(status, Some(78));
+        assert!(log.contains("PAMRELAY_WORKERS") && log.contains("PAMRELAY_SERVISE"), "{log}");
+    }
+
+    fn a_service_file_that_goes_away_lets_nobody_in_until_it_is_back() {
+        let helper = Stage::new(UNIX).start();
+        assert_eq!(words(&helper.asks("bob", "right")), "accept");
+
+        fs::remove_file(helper.service()).unwrap();
+        std::thread::sleep(Duration::from_millis(250));
+        assert_eq!(words(&helper.asks("bob", "right")), "unavailable start 0 no-service");
+
+        fs::write(helper.service(), UNIX).unwrap();
+        std::thread::sleep(Duration::from_millis(250));
+        assert_eq!(words(&helper.asks("bob", "right")), "accept");
+    }
+
+    fn a_changed_stack_is_used_from_the_next_question_on() {
+        let helper = Stage::new(UNIX).start();
+        assert_eq!(words(&helper.asks("bob", "right")), "accept");
+
+        fs::write(helper.service(), format!("auth requisite pam_deny.so\n{UNIX}")).unwrap();
+        std::thread::sleep(Duration::from_millis(250));
+
+        assert_eq!(words(&helper.asks("bob", "right")), "reject auth 7 refused");
+    }
+
+    fn a_stack_that_never_looks_at_the_password_lets_nobody_in() {
+        let helper = Stage::new("auth required pam_permit.so\naccount required pam_permit.so\n").start();
+
+        assert_eq!(words(&helper.asks("bob", "right")), "unavailable auth 0 never-asked");
+    }
+
+    fn a_module_that_asks_again_gets_nothing() {
+        let helper = Stage::new("auth required pam_unix.so nodelay\nauth required pam_stress.so\naccount required pam_unix.so\n").start();
+
+        let outcome = helper.asks("bob", "right");
+
+        assert!(words(&outcome).starts_with("reject auth") && words(&outcome).ends_with("asked-for-more"), "{outcome:?}");
+    }
+
+    fn a_missing_module_is_a_fault_and_not_a_refusal() {
+        let helper = Stage::new("auth required pam_no_such_module.so\naccount required pam_unix.so\n").start();
+
+        assert_eq!(words(&helper.asks("bob", "right")), "unavailable auth 28 fault");
+    }
+
+    fn a_hung_module_costs_its_own_question_and_nobody_else_s() {
+        let helper = Stage::new(SCRIPTED).script("first", "[ \"$PAM_USER\" != hanger ] || sleep 61.25\n").set("WORKERS", "2").set("DEADLINE_MS", "2500").start();
+        std::thread::scope(|scope| {
+            let hung: Vec<_> = (0..4).map(|_| scope.spawn(|| (Instant::now(), words(&helper.asks("hanger", "right")), Instant::now()))).collect();
+            waits_for("hung programs", || is_running("61.25").then_some(()));
+            std::thread::sleep(Duration::from_millis(300));
+
+            let start = Instant::now();
+            for _ in 0..5 {
+                assert_eq!(words(&helper.asks("bob", "right")), "accept");
+            }
+            assert!(start.elapsed() < Duration::from_millis(2000), "{:?}", start.elapsed());
+            for hung in hung {
+                let (from, outcome, to) = hung.join().unwrap();
+                assert!(outcome.starts_with("unavailable "), "{outcome}");
+                assert!(to - from < Duration::from_millis(3000), "{:?}", to - from);
+            }
+        });
+        helper.waits_for_log("reason=deadline");
+        assert!(patiently(|| (!is_running("61.25")).then_some(())).is_some(), "what the module started outlived its worker");
+    }
+
+    fn a_killed_worker_is_unavailable_and_the_next_one_works() {
+        let helper = Stage::new(SCRIPTED).script("first", "[ \"$PAM_USER\" != hanger ] || sleep 62.25\n").start();
+        std::thread::scope(|scope| {
+            let asked = scope.spawn(|| helper.asks("hanger", "right"));
+
+            kill(Pid::from_raw(helper.worker()), Signal::SIGKILL).unwrap();
+
+            assert_eq!(words(&asked.join().unwrap()), "unavailable worker 0 crashed");
+        });
+        helper.waits_for_log("killed by signal 9");
+        assert_eq!(words(&helper.asks("bob", "right")), "accept");
+        assert!(patiently(|| (!is_running("62.25")).then_some(())).is_some());
+    }
+
+    fn a_module_that_kills_or_stops_its_process_never_accepts() {
+        let helper = Stage::new(SCRIPTED)
+            .script("first", "case $PAM_USER in carol) kill -ABRT $PPID;; hanger) kill -STOP $PPID;; esac\n")
+            .set("DEADLINE_MS", "1500")
+            .start();
+
+        assert_eq!(words(&helper.asks("carol", "right")), "unavailable worker 0 crashed");
+        assert_eq!(words(&helper.asks("hanger", "right")), "unavailable worker 0 deadline");
+        assert_eq!(words(&helper.asks("bob", "right")), "accept");
+    }
+
+    fn a_killed_template_is_replaced() {
+        let helper = Stage::new(SCRIPTED).script("first", "[ \"$PAM_USER\" != hanger ] || sleep 63.25\n").start();
+        let first = helper.template();
+        std::thread::scope(|scope| {
+            let asked = scope.spawn(|| helper.asks("hanger", "right"));
+            helper.worker();
+
+            kill(Pid::from_raw(first), Signal::SIGKILL).unwrap();
+
+            assert!(words(&asked.join().unwrap()).starts_with("unavailable worker 0"));
+        });
+        let start = Instant::now();
+        assert_eq!(words(&helper.asks("bob", "right")), "accept");
+        assert!(start.elapsed() < Duration::from_secs(1));
+        assert_ne!(helper.template(), first);
+        assert!(patiently(|| (!is_running("63.25")).then_some(())).is_some());
+    }
+
+    fn a_stopped_template_is_replaced_within_seconds() {
+        let helper = Stage::new(UNIX).start();
+        assert_eq!(words(&helper.asks("bob", "right")), "accept");
+        kill(Pid::from_raw(helper.template()), Signal::SIGSTOP).unwrap();
+
+        assert_eq!(words(&helper.asks("bob", "right")), "unavailable worker 0 no-worker");
+        assert_eq!(words(&helper.asks("bob", "right")), "accept");
+    }
+
+    fn wrong_passwords_are_counted_and_the_right_one_then_waits_too() {
+        let helper = Stage::new(UNIX).start();
+        let outcomes: Vec<String> = std::thread::scope(|scope| {
+            let asked: Vec<_> = (0..12).map(|n| { let helper = &helper; scope.spawn(move || words(&helper.asks("bob", &format!("wrong{n}")))) }).collect();
+            asked.into_iter().map(|asked| asked.join().unwrap()).collect()
+        });
+
+        assert_eq!(outcomes.iter().filter(|outcome| outcome.starts_with("reject auth 7")).count(), 5, "{outcomes:?}");
+        assert_eq!(outcomes.iter().filter(|outcome| *outcome == "throttled limit 0 account-failures").count(), 7, "{outcomes:?}");
+        assert_eq!(words(&helper.asks("BOB", "right")), "throttled limit 0 account-failures");
+        assert_eq!(words(&helper.asks("carol", "right")), "accept");
+    }
+
+    fn failures_in_all_are_bounded_whoever_is_named() {
+        let helper = Stage::new(UNIX).set("FAILURES_PER_SECOND", "1").start();
+        let outcomes: Vec<_> = (0..15).map(|n| words(&helper.asks(&format!("user{n}"), "x"))).collect();
+
+        assert!(outcomes.iter().take(10).all(|outcome| outcome == "reject auth 10 refused"), "{outcomes:?}");
+        assert_eq!(outcomes.last().unwrap(), "throttled limit 0 all-failures");
+    }
+
+    fn many_right_logins_of_one_account_are_all_accepted() {
+        let helper = Stage::new(UNIX).start();
+        std::thread::scope(|scope| {
+            let asked: Vec<_> = (0..40).map(|_| scope.spawn(|| words(&helper.asks("bob", "right")))).collect();
+            for asked in asked {
+                assert_eq!(asked.join().unwrap(), "accept");
+            }
+        });
+    }
+
+    fn a_malformed_frame_drops_its_peer_and_nobody_else() {
+        let helper = Stage::new(UNIX).start();
+        let peer = [0; 16];
+        let frame = Question { id: 1, session: 1, peer, user: b"bob", password: b"right" }.encode().unwrap();
+        let good = frame.as_bytes();
+        let with = |at: usize, bytes: &[u8]| { let mut frame = good.to_vec(); frame[at..at + bytes.len()].copy_from_slice(bytes); frame };
+
+        for bad in [
+            with(0, &[2]), with(1, &[9]), with(2, &256u16.to_le_bytes()), with(2, &u16::MAX.to_le_bytes()), with(4, &1024u16.to_le_bytes()),
+            with(4, &u16::MAX.to_le_bytes()), [good, good].concat(), [good, b"x"].concat(), b"GET / HTTP/1.1\r\n\r\n".to_vec(), vec![0; 5000],
+        ] {
+            assert_eq!(helper.sends(&bad), b"", "{bad:?}");
+        }
+        for short in [&good[..1], &good[..37], &good[..good.len() - 1]] {
+            let start = Instant::now();
+            assert_eq!(helper.sends(short), b"");
+            assert!(start.elapsed() < Duration::from_secs(2), "one second is all a frame has");
+        }
+        assert_eq!(words(&helper.asks("bob", "right")), "accept");
+        for reason in ["malformed", "surplus", "slow"] {
+            helper.waits_for_log(&format!("event=dropped reason={reason}"));
+        }
+    }
+
+    fn idle_connections_keep_nobody_out() {
+        let helper = Stage::new(UNIX).start();
+        let _idle: Vec<UnixStream> = (0..200).map(|_| UnixStream::connect(&helper.socket).unwrap()).collect();
+
+        assert_eq!(words(&helper.asks("bob", "right")), "accept");
+    }
+
+    fn strangers_are_not_heard() {
+        let helper = Stage::new(UNIX).start();
+        for path in [helper.dir.path(), &helper.dir.path().join("run"), &helper.dir.path().join("run/jail")] {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        assert_eq!(fs::metadata(&helper.socket).unwrap().mode() & 0o777, 0o660);
+        fs::set_permissions(&helper.socket, fs::Permissions::from_mode(0o666)).unwrap();
+        let ask = format!("use IO::Socket::UNIX; $SIG{{PIPE}} = 'IGNORE'; my $s = IO::Socket::UNIX->new(Peer => '{}') or die; print $s 'x'; print scalar(<$s>) // 'closed'", helper.socket.display());
+
+        let stranger = std::process::Command::new("setpriv").args(["--reuid=65534", "--regid=65534", "--clear-groups", "perl", "-e", &ask]).output().unwrap();
+
+        assert_eq!(String::from_utf8_lossy(&stranger.stdout), "closed", "{}", String::from_utf8_lossy(&stranger.stderr));
+        helper.waits_for_log("event=dropped reason=stranger uid=65534");
+    }
+
+    fn a_ticket_proves_the_account_to_whoever_has_the_key() {
+        let helper = Stage::new(UNIX).set("TICKET_LIFETIME_S", "600").start();
+        let Outcome::Accept(bob) = helper.asks("bob", "right") else { panic!("refused") };
+        let file = helper.dir.path().join("run/tickets");
+        let meta = fs::metadata(&file).unwrap();
+
+        let keys = TicketKeys::parse(&fs::read_to_string(file).unwrap()).unwrap();
+        let ticket = Ticket::decode(&bob.ticket).unwrap();
+        let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &keys.find(ticket.key_id).unwrap().key);
+
+        aws_lc_rs::hmac::verify(&key, &ticket.signed_part().unwrap(), &ticket.mac).unwrap();
+        assert_eq!((ticket.user.as_str(), ticket.uid, ticket.session), ("bob", 20002, 42));
+        assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (0, 20101, 0o640));
+    }
+
+    fn listener_template_and_workers_have_one_capability_and_no_way_up() {
+        let helper = Stage::new(SCRIPTED).script("first", "[ \"$PAM_USER\" != hanger ] || sleep 64.25\n").set("DEADLINE_MS", "1500").start();
+        std::thread::scope(|scope| {
+            scope.spawn(|| helper.asks("hanger", "right"));
+            let worker = helper.worker();
+            waits_for("the module's program", || children(worker).first().copied());
+            for pid in [helper.pid(), helper.template(), worker] {
+                let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+                for line in ["NoNewPrivs:\t1", "CapBnd:\t0000000000000004", "CapPrm:\t0000000000000004", "CapInh:\t0000000000000000", "CapAmb:\t0000000000000000", "Threads:\t1"] {
+                    assert!(status.contains(line), "{pid}: {line}\n{status}");
+                }
+                let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+                assert!(limits.lines().any(|line| line.starts_with("Max core file size        0                    0 ")), "{limits}");
+            }
+            let descriptors = fs::read_dir(format!("/proc/{worker}/fd")).unwrap().count();
+            assert!(descriptors <= 5, "a worker has its three and its answer: {descriptors}");
+            let environment = fs::read_to_string(format!("/proc/{}/environ", helper.template())).unwrap();
+            assert!(!environment.contains("PAMRELAY"), "{environment:?}");
+        });
+    }
+
+    fn the_listener_stays_small_and_keeps_no_password() {
+        let helper = Stage::new(UNIX).set("FAILURES_PER_SECOND", "1000").start();
+        for n in 0..50 {
+            helper.asks("bob", "right");
+            helper.asks(&format!("user{n}"), "MyVerySecretPassphrase");
+        }
+
+        let status = fs::read_to_string(format!("/proc/{}/status", helper.pid())).unwrap();
+        let private: u64 = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap().trim().trim_end_matches(" kB").parse().unwrap();
+        assert!(private < 4096, "{private} kB");
+        for pid in [helper.pid(), helper.template()] {
+            assert!(!memory_of(pid).windows(22).any(|part| part == b"MyVerySecretPassphrase"), "found in {pid}");
+        }
+        assert!(!helper.log().contains("MyVerySecretPassphrase"));
+    }
+
+    fn a_socket_that_was_passed_is_used() {
+        let stage = Stage::new(UNIX);
+        let passes = format!(
+            "perl -e 'use Socket; use POSIX; socket(S, PF_UNIX, SOCK_STREAM, 0); bind(S, pack_sockaddr_un(\"{}/run/jail/auth\")); listen(S, 9);
+                POSIX::dup2(fileno(S), 3); $^F = 3; $ENV{{LISTEN_FDS}} = 1; $ENV{{LISTEN_PID}} = $$; open(my $keep, \"<&=3\"); exec @ARGV' --",
+            stage.dir().display()
+        );
+        let helper = stage.through(&passes).start();
+
+        assert_eq!(words(&helper.asks("bob", "right")), "accept");
+    }
+
+    fn a_service_manager_hears_when_the_helper_is_ready() {
+        let stage = Stage::new(UNIX);
+        let path = stage.dir().join("notify");
+        let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        manager.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let _helper = stage.through(&format!("env NOTIFY_SOCKET={}", path.display())).start();
+
+        let mut heard = [0; 32];
+        let count = manager.recv(&mut heard).unwrap();
+        assert_eq!(&heard[..count], b"READY=1");
+    }
+
+    fn a_peer_that_goes_away_does_not_keep_its_place_in_line() {
+        let helper = Stage::new(SCRIPTED).script("first", "[ \"$PAM_USER\" != hanger ] || sleep 1\n").set("WORKERS", "1").set("SLOW_WORKERS", "0").start();
+        let frame = |user| Question { id: 5, session: 5, peer: [0; 16], user, password: b"right" }.encode().unwrap();
+        let mut first = UnixStream::connect(&helper.socket).unwrap();
+        first.write_all(frame(b"hanger").as_bytes()).unwrap();
+        helper.worker();
+        let mut second = UnixStream::connect(&helper.socket).unwrap();
+        second.write_all(frame(b"carol").as_bytes()).unwrap();
+        drop(second);
+
+        helper.waits_for_log("event=abandoned");
+        let mut answer = Vec::new();
+        first.read_to_end(&mut answer).unwrap();
+        assert!(!answer.is_empty());
+        assert_eq!(words(&helper.asks("bob", "right")), "accept");
+    }
+}
+
+/// All writable memory of a process.
+fn memory_of(pid: i32) -> Vec<u8> {
+    use std::os::unix::fs::FileExt;
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let memory = fs::File::open(format!("/proc/{pid}/mem")).unwrap();
+    let mut all = Vec::new();
+    for line in maps.lines().filter(|line| line.contains(" rw")) {
+        let Some((from, to)) = line.split(' ').next().and_then(|range| range.split_once('-')) else { continue };
+        let (Ok(from), Ok(to)) = (u64::from_str_radix(from, 16), u64::from_str_radix(to, 16)) else { continue };
+        let mut part = vec![0; usize::try_from(to - from).unwrap()];
+        if memory.read_exact_at(&mut part, from).is_ok() {
+            all.extend(part);
+        }
+    }
+    assert!(!all.is_empty(), "nothing could be read of {pid}");
+    all
+}
