@@ -44,10 +44,10 @@ const USERS: &[(&str, u32, &str, &str)] = &[
 ];
 
 /// A plain stack that checks passwords.
-pub const UNIX: &str = "auth required pam_unix.so nodelay\naccount required pam_unix.so\n";
+pub(crate) const UNIX: &str = "auth required pam_unix.so nodelay\naccount required pam_unix.so\n";
 
 /// Whether the test can run; says so if not.
-pub fn needs_root(test: &str) -> bool {
+pub(crate) fn needs_root(test: &str) -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
         println!("SKIPPED (needs root): {test}");
@@ -56,23 +56,23 @@ pub fn needs_root(test: &str) -> bool {
 }
 
 /// What to start.
-pub struct Stage {
+pub(crate) struct Stage {
     dir: tempfile::TempDir,
     settings: Vec<(String, String)>,
     prefix: String,
 }
 
 /// A running helper; ends with its namespace when dropped.
-pub struct Helper {
-    pub dir: tempfile::TempDir,
-    pub socket: PathBuf,
+pub(crate) struct Helper {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) socket: PathBuf,
     child: Child,
     log: Arc<Mutex<String>>,
 }
 
 impl Stage {
     /// The accounts, and `/etc/pam.d/smtp` with this text.
-    pub fn new(service: &str) -> Self {
+    pub(crate) fn new(service: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         let (mut passwd, mut shadow, mut group) = (host("/etc/passwd"), host("/etc/shadow"), host("/etc/group"));
@@ -96,14 +96,14 @@ impl Stage {
         stage.set("DEADLINE_MS", "8000")
     }
 
-    pub fn set(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn set(mut self, name: &str, value: &str) -> Self {
         self.settings.retain(|(set, _)| *set != format!("PAMRELAY_{name}"));
         self.settings.push((format!("PAMRELAY_{name}"), value.to_owned()));
         self
     }
 
     /// A program that PAM stacks can run, as `DIR/name`; write `DIR` in the service text for the directory.
-    pub fn script(self, name: &str, text: &str) -> Self {
+    pub(crate) fn script(self, name: &str, text: &str) -> Self {
         let path = self.dir.path().join(name);
         let text = text.replace("DIR", self.dir.path().to_str().unwrap());
         fs::write(&path, format!("#!/bin/sh\n{text}")).unwrap();
@@ -114,23 +114,23 @@ impl Stage {
         self
     }
 
-    pub fn without_service_file(self) -> Self {
+    pub(crate) fn without_service_file(self) -> Self {
         fs::remove_file(self.dir.path().join("pam.d/smtp")).unwrap();
         self
     }
 
     /// A command put before the helper's own: something that prepares its descriptors, say.
-    pub fn through(mut self, prefix: &str) -> Self {
+    pub(crate) fn through(mut self, prefix: &str) -> Self {
         prefix.clone_into(&mut self.prefix);
         self
     }
 
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
     /// Starts the helper and waits until it listens.
-    pub fn start(self) -> Helper {
+    pub(crate) fn start(self) -> Helper {
         let mut helper = self.spawn();
         helper.waits_for_log("event=started");
         assert!(helper.child.try_wait().unwrap().is_none(), "{}", helper.log());
@@ -138,7 +138,7 @@ impl Stage {
     }
 
     /// Starts the helper and waits until it has given up.
-    pub fn fails(self) -> (Option<i32>, String) {
+    pub(crate) fn fails(self) -> (Option<i32>, String) {
         let mut helper = self.spawn();
         let status = helper.child.wait().unwrap();
         std::thread::sleep(Duration::from_millis(50)); // the reader of its log
@@ -177,11 +177,11 @@ impl Stage {
 
 impl Helper {
     /// Asks, and gives back what was decided. A peer that was dropped is a failed test.
-    pub fn asks(&self, user: &str, password: &str) -> Outcome {
+    pub(crate) fn asks(&self, user: &str, password: &str) -> Outcome {
         self.asks_bytes(user.as_bytes(), password.as_bytes())
     }
 
-    pub fn asks_bytes(&self, user: &[u8], password: &[u8]) -> Outcome {
+    pub(crate) fn asks_bytes(&self, user: &[u8], password: &[u8]) -> Outcome {
         let peer = Question::peer_bytes("192.0.2.25".parse::<IpAddr>().unwrap());
         let frame = Question { id: 77, session: 42, peer, user, password }.encode().unwrap();
         let answer = self.sends(frame.as_bytes());
@@ -191,7 +191,7 @@ impl Helper {
     }
 
     /// Sends bytes, and gives back all that is answered until the end.
-    pub fn sends(&self, bytes: &[u8]) -> Vec<u8> {
+    pub(crate) fn sends(&self, bytes: &[u8]) -> Vec<u8> {
         let mut stream = UnixStream::connect(&self.socket).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         stream.write_all(bytes).unwrap();
@@ -200,28 +200,28 @@ impl Helper {
         answer
     }
 
-    pub fn pid(&self) -> i32 {
+    pub(crate) fn pid(&self) -> i32 {
         self.child.id().try_into().unwrap()
     }
 
-    pub fn template(&self) -> i32 {
+    pub(crate) fn template(&self) -> i32 {
         waits_for("a template", || children(self.pid()).first().copied())
     }
 
-    pub fn worker(&self) -> i32 {
+    pub(crate) fn worker(&self) -> i32 {
         waits_for("a worker", || children(self.template()).first().copied())
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
-    pub fn waits_for_log(&self, text: &str) {
+    pub(crate) fn waits_for_log(&self, text: &str) {
         let found = patiently(|| self.log().contains(text).then_some(()));
         assert!(found.is_some(), "no {text:?} in the log:\n{}", self.log());
     }
 
-    pub fn service(&self) -> PathBuf {
+    pub(crate) fn service(&self) -> PathBuf {
         self.dir.path().join("pam.d/smtp")
     }
 }
@@ -237,20 +237,20 @@ impl Drop for Helper {
 }
 
 /// The words that a verdict is logged with: outcome, phase, code, reason.
-pub fn words(outcome: &Outcome) -> String {
+pub(crate) fn words(outcome: &Outcome) -> String {
     match outcome.cause() {
         Some(cause) => format!("{} {} {} {}", outcome.word(), cause.phase, cause.code, cause.reason),
         None => outcome.word().to_owned(),
     }
 }
 
-pub fn children(pid: i32) -> Vec<i32> {
+pub(crate) fn children(pid: i32) -> Vec<i32> {
     let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     list.split_whitespace().filter_map(|number| number.parse().ok()).collect()
 }
 
 /// Whether a process with this argument lives anywhere on the machine.
-pub fn is_running(argument: &str) -> bool {
+pub(crate) fn is_running(argument: &str) -> bool {
     let argument = argument.as_bytes();
     fs::read_dir("/proc").unwrap().flatten().any(|entry| {
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
@@ -258,7 +258,7 @@ pub fn is_running(argument: &str) -> bool {
     })
 }
 
-pub fn patiently<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
+pub(crate) fn patiently<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let end = Instant::now() + Duration::from_secs(10);
     loop {
         if let Some(found) = look() {
@@ -271,7 +271,7 @@ pub fn patiently<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
     }
 }
 
-pub fn waits_for<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn waits_for<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
     patiently(look).unwrap_or_else(|| panic!("no {what}"))
 }
 
