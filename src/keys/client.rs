@@ -52,9 +52,12 @@ impl Keys {
     pub fn connect(path: PathBuf) -> Result<Arc<Self>, KeysError> {
         let link = Arc::new(Link::new(path));
         let keys = Self { server: Arc::new(Slot::new(Purpose::Server, &link)), client: Arc::new(Slot::new(Purpose::Client, &link)), link };
-        let server = keys.server.refresh();
-        let client = keys.client.refresh();
-        match (server, client) {
+        let server = match keys.server.refresh() {
+            Err(error @ KeysError::Refused(_)) => Err(error), // this is not the front, then
+            Err(error) => return Err(error),
+            Ok(()) => Ok(()),
+        };
+        match (server, keys.client.refresh()) {
             (Ok(()), _) | (_, Ok(())) => Ok(Arc::new(keys)),
             // The queue of a site without a client certificate.
             (_, Err(KeysError::Refused(Reason::Unknown))) => Ok(Arc::new(keys)),

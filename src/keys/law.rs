@@ -65,6 +65,14 @@ impl Law {
         Self { keys_uid, keys_name: keys_name.into() }
     }
 
+    pub(super) fn keys_uid(&self) -> u32 {
+        self.keys_uid
+    }
+
+    pub(super) fn keys_name(&self) -> &str {
+        &self.keys_name
+    }
+
     /// Opens `files` (names relative to `directory`) lawfully: all of them, or every breach found.
     pub fn open(&self, directory: &Path, files: &[&Path]) -> Result<Vec<LawfulFile>, Vec<Breach>> {
         let mut breaches = Vec::new();

@@ -11,7 +11,10 @@ use std::{
     io::{self, Read, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -47,6 +50,8 @@ pub enum KeysError {
 pub(super) struct Link {
     path: PathBuf,
     idle: Mutex<Vec<UnixStream>>,
+    /// Questions that wait for longer than [`INLINE`].
+    late: AtomicUsize,
 }
 
 /// Whether tokio has been told that this thread will not come back soon.
@@ -65,7 +70,7 @@ enum Broken {
 
 impl Link {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, idle: Mutex::new(Vec::new()) }
+        Self { path, idle: Mutex::new(Vec::new()), late: AtomicUsize::new(0) }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -125,9 +130,12 @@ impl Link {
     }
 
     fn exchange(&self, stream: UnixStream, frame: &[u8], until: Instant) -> Result<Answer, Broken> {
-        let answer = match talk(&stream, frame, until, Wait::Inline) {
-            Err(error) if is_timeout(&error) => aside(|| talk(&stream, &[], until, Wait::Aside)),
-            other => other,
+        // While others wait for long, this one would too: it does not try inline, which costs a worker thread 5 ms.
+        let first = if self.late.load(Ordering::Relaxed) == 0 { Some(talk(&stream, frame, until, Wait::Inline)) } else { None };
+        let answer = match first {
+            None => self.patiently(|| talk(&stream, frame, until, Wait::Aside)),
+            Some(Err(error)) if is_timeout(&error) => self.patiently(|| talk(&stream, &[], until, Wait::Aside)),
+            Some(other) => other,
         };
         match answer {
             Ok(answer) => {

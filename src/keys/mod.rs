@@ -11,7 +11,7 @@
 
 use std::{
     io,
-    os::unix::net::UnixListener,
+    os::unix::{fs::MetadataExt, net::UnixListener},
     path::PathBuf,
     sync::Arc,
     thread,
@@ -126,6 +126,22 @@ pub fn reload(ring: &Ring, settings: &StoreSettings) {
             tracing::error!("event=reload-refused effect=\"the certificates and secrets read before stay in use\"");
         }
     }
+}
+
+/// What `check` says where the key process could not open root's files: the machine (a container, mostly) does not
+/// give CAP_DAC_READ_SEARCH to anybody, and the directory is not its user's.
+pub fn reach_notice(settings: &StoreSettings) -> Option<String> {
+    let given = caps::has_cap(None, caps::CapSet::Bounding, caps::Capability::CAP_DAC_READ_SEARCH).unwrap_or(false);
+    let owner = std::fs::metadata(&settings.directory).ok()?.uid();
+    let law = &settings.law;
+    (!given && owner != law.keys_uid()).then(|| {
+        format!(
+            "{0}: the key process cannot open it, because CAP_DAC_READ_SEARCH is not to be had here; repair: chown -R {1}: {2}",
+            settings.directory.display(),
+            law.keys_name(),
+            law::quoted(&settings.directory)
+        )
+    })
 }
 
 fn forget_in_time(ring: &Ring) -> ! {

@@ -114,7 +114,7 @@ impl Question {
 
     /// Reads one question; `None` when the peer hung up between two.
     pub fn read(mut from: impl Read) -> io::Result<Option<Self>> {
-        let mut buffer = [0; QUESTION_HEAD + LONGEST_QUESTION];
+        let mut buffer = [0; QUESTION_HEAD + LONGEST_QUESTION + 1]; // one more, to see what comes behind
         let mut held = 0;
         loop {
             let known = buffer.get(..held).unwrap_or_default();

@@ -42,6 +42,7 @@ pub(crate) fn rsa(directory: &Path, host: &str) {
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 }
 
+#[allow(dead_code)]
 /// `server.crt` and `server.key`, no client, no secrets; the keys belong to whoever runs the test.
 pub(crate) fn settings(directory: &Path) -> StoreSettings {
     StoreSettings {
