@@ -44,10 +44,11 @@ const TESTS: &[Test] = &[
     Test { name: "a_front_end_with_an_open_directory_is_refused", needs: Needs::Nothing, run: walls::open_directories_are_refused },
     Test { name: "a_required_cage_that_is_incomplete_is_refused", needs: Needs::Nothing, run: walls::incomplete_is_refused },
     Test { name: "front_and_keys_do_their_work_in_their_cages", needs: Needs::Root, run: work::front_and_keys },
-    Test { name: "a_changed_certificate_is_taken_on_sighup_and_a_bad_one_is_not", needs: Needs::Root, run: work::sighup },
-    Test { name: "a_stopped_key_process_does_not_freeze_sessions", needs: Needs::Root, run: work::stopped_keys },
-    Test { name: "a_killed_key_process_is_found_again", needs: Needs::Root, run: work::killed_keys },
-    Test { name: "the_key_process_refuses_a_loose_directory_and_names_the_repair", needs: Needs::Root, run: work::loose_directory },
+    Test { name: "a_changed_certificate_is_taken_on_sighup_and_a_bad_one_is_not", needs: Needs::Nothing, run: work::sighup },
+    Test { name: "a_stopped_key_process_does_not_freeze_sessions", needs: Needs::Nothing, run: work::stopped_keys },
+    Test { name: "a_killed_key_process_is_found_again", needs: Needs::Nothing, run: work::killed_keys },
+    Test { name: "the_key_process_takes_its_socket_from_systemd_and_reports", needs: Needs::Root, run: work::keys_from_systemd },
+    Test { name: "the_key_process_refuses_a_loose_directory_and_names_the_repair", needs: Needs::Nothing, run: work::loose_directory },
     Test { name: "the_queue_does_its_work_in_its_cage", needs: Needs::Nothing, run: work::queue },
 ];
 

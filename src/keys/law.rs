@@ -127,7 +127,7 @@ impl Law {
         };
         let mut walk = Walk::from(root, PathBuf::from("/"), Floor::Root, self, breaches);
         walk.judge_start(Role::Above);
-        walk.to_directory(absolute.as_os_str())
+        walk.reach_directory(absolute.as_os_str())
     }
 
     fn open_file(&self, directory: &OwnedFd, shown: &Path, name: &Path, breaches: &mut Vec<Breach>) -> Option<LawfulFile> {
@@ -139,7 +139,7 @@ impl Law {
             }
         };
         let mut walk = Walk::from(start, shown.to_path_buf(), Floor::Directory, self, breaches);
-        let (parent, last, path) = walk.to_file(name.as_os_str())?;
+        let (parent, last, path) = walk.reach_file(name.as_os_str())?;
 
         // NONBLOCK: should the regular file just seen have become a FIFO, opening must not wait for a writer.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;

@@ -119,6 +119,7 @@ impl Link {
             let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
             socket.set_write_timeout(Some(patience))?;
             socket.connect(&SockAddr::unix(&self.path)?)?;
+            socket.set_read_timeout(Some(INLINE))?;
             Ok(UnixStream::from(std::os::fd::OwnedFd::from(socket)))
         };
         match attempt(INLINE) {
@@ -147,6 +148,14 @@ impl Link {
             Err(error) => Err(Broken::Gone(error)),
         }
     }
+
+    /// Blocks aside, and lets others know that questions take long now.
+    fn patiently<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.late.fetch_add(1, Ordering::Relaxed);
+        let result = aside(work);
+        self.late.fetch_sub(1, Ordering::Relaxed);
+        result
+    }
 }
 
 /// Sends the question, if any is left to send, and reads the answer.
@@ -154,10 +163,10 @@ impl Link {
 /// A time-out inline happens before the first byte of the answer, or else the answer is lost with the connection:
 /// the frame comes in one write, and a process stopped in the middle of one is not worth more care than that.
 fn talk(mut stream: &UnixStream, frame: &[u8], until: Instant, wait: Wait) -> io::Result<Answer> {
-    stream.set_read_timeout(Some(match wait {
-        Wait::Inline => INLINE,
-        Wait::Aside => left(until)?,
-    }))?;
+    match wait {
+        Wait::Inline => {} // the time-out every waiting connection has
+        Wait::Aside => stream.set_read_timeout(Some(left(until)?))?,
+    }
     if !frame.is_empty() {
         stream.write_all(frame)?;
     }
@@ -170,6 +179,10 @@ fn talk(mut stream: &UnixStream, frame: &[u8], until: Instant, wait: Wait) -> io
     let (kind, length) = Answer::head(head)?;
     let mut body = Zeroizing::new(vec![0; length]);
     stream.read_exact(&mut body).map_err(cut_short)?;
+    match wait {
+        Wait::Inline => {}
+        Wait::Aside => stream.set_read_timeout(Some(INLINE))?,
+    }
     Ok(Answer::decode(kind, &body)?)
 }
 

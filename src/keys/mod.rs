@@ -12,7 +12,7 @@
 use std::{
     io,
     os::unix::{fs::MetadataExt, net::UnixListener},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     thread,
     time::{Duration, Instant, SystemTime},
@@ -98,12 +98,12 @@ pub fn run(settings: KeysSettings) -> Result<std::convert::Infallible, KeysRunEr
 
 /// The socket of the role: the first passed in, else one bound here that every local process may reach (who
 /// asks is decided by SO_PEERCRED).
-fn listener(path: &PathBuf) -> Result<UnixListener, KeysRunError> {
+fn listener(path: &Path) -> Result<UnixListener, KeysRunError> {
     let mut passed = listenfd::ListenFd::from_env();
     if let Some(listener) = passed.take_unix_listener(0).map_err(KeysRunError::Passed)? {
         return Ok(listener);
     }
-    server::bind(path).map_err(|source| KeysRunError::Listen { path: path.clone(), source })
+    server::bind(path).map_err(|source| KeysRunError::Listen { path: path.to_path_buf(), source })
 }
 
 fn reload_on(mut signals: Signals, ring: &Ring, settings: &StoreSettings) {

@@ -63,7 +63,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Walks to a directory that must not itself be a link.
-    pub(super) fn to_directory(&mut self, path: &OsStr) -> Option<(OwnedFd, PathBuf)> {
+    pub(super) fn reach_directory(&mut self, path: &OsStr) -> Option<(OwnedFd, PathBuf)> {
         let mut left = parts(path);
         while let Some(name) = left.pop_front() {
             let is_last = left.is_empty();
@@ -92,7 +92,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Walks to a file inside the floor: the directory it is in, its last name, and its path for messages.
-    pub(super) fn to_file(&mut self, path: &OsStr) -> Option<(OwnedFd, OsString, PathBuf)> {
+    pub(super) fn reach_file(&mut self, path: &OsStr) -> Option<(OwnedFd, OsString, PathBuf)> {
         let mut left = parts(path);
         while let Some(name) = left.pop_front() {
             if name == ".." {

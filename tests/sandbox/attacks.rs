@@ -296,7 +296,7 @@ pub(crate) const FRONT: &[Attack] = &[
         done(call(libc::SYS_listen, &[fd(&loot.held), 1]))
     }),
     attack!("a kernel protocol on a socket it holds", false, |loot| {
-        done(call(libc::SYS_setsockopt, &[fd(&loot.held), 6, 31, b"tls\0".as_ptr() as usize, 3]))
+        done(call(libc::SYS_setsockopt, &[fd(&loot.held), 6, 31, c"tls".as_ptr() as usize, 3]))
     }),
     attack!("be dumpable again", true, |_| done(call(libc::SYS_prctl, &[libc::PR_SET_DUMPABLE as usize, 1, 0, 0, 0]))),
     attack!("a signal through tgkill", true, |loot| done(call(libc::SYS_tgkill, &[loot.parent, loot.parent, 0]))),

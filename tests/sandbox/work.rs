@@ -4,7 +4,13 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
-    os::unix::fs::PermissionsExt,
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::PermissionsExt,
+            net::{UnixDatagram, UnixListener},
+        },
+    },
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
@@ -23,7 +29,7 @@ use rustls::{
 
 use crate::{
     pki::{self, HOST},
-    roles::QUEUE,
+    roles::{KEYS, QUEUE},
     walls::{Place, Start},
 };
 
@@ -232,6 +238,35 @@ pub(crate) fn killed_keys() {
         relay.connect(&roots).unwrap();
     }
     echo(&mut session).unwrap();
+}
+
+/// As systemd does it: the role's user with one ambient capability, the socket as descriptor 3, and a place to
+/// report to.
+pub(crate) fn keys_from_systemd() {
+    let place = Place::new();
+    let socket = place.path().join("jail/keys");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let notify = place.path().join("notify");
+    let manager = UnixDatagram::bind(&notify).unwrap();
+    for path in [&socket, &notify] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    manager.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let role = place.command("keys", Start::WithCapability(KEYS, "dac_read_search"));
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"", "sh"]);
+    command.arg(role.get_program()).args(role.get_args());
+    command.envs(role.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.env("NOTIFY_SOCKET", &notify).stdin(Stdio::from(OwnedFd::from(listener)));
+
+    let keys = Role::start(command);
+    keys.says("keys-in-use");
+
+    let mut said = [0; 64];
+    let count = manager.recv(&mut said).unwrap();
+    assert_eq!(&said[..count], b"READY=1\n");
+    let answered = pamrelay::keys::client::Keys::connect(socket);
+    assert!(answered.is_ok(), "{answered:?}: {}", keys.log.lock().unwrap());
 }
 
 pub(crate) fn loose_directory() {
