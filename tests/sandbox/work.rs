@@ -57,6 +57,19 @@ impl Role {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
     }
 
+    /// Stops the process, and returns when each of its threads stands.
+    fn stop(&self) {
+        self.signal(Signal::SIGSTOP);
+        let tasks = format!("/proc/{}/task", self.child.id());
+        let stands = |task: fs::DirEntry| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
+        };
+        while !fs::read_dir(&tasks).unwrap().flatten().all(stands) {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     fn says(&self, words: &str) {
         let until = Instant::now() + Duration::from_secs(10);
         while !self.log.lock().unwrap().contains(words) {
@@ -201,7 +214,7 @@ pub(crate) fn stopped_keys() {
     let relay = Relay::start();
     let roots = relay.roots();
     let mut session = relay.connect(&roots).unwrap();
-    relay.keys.signal(Signal::SIGSTOP);
+    relay.keys.stop();
 
     // More handshakes than there are worker threads.
     let slowest = thread::scope(|scope| {
