@@ -3,7 +3,7 @@
 //! A parcel that is dropped, because a task died or delivery ends, answers *deferred* for everybody still in it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -60,10 +60,6 @@ impl Parcel {
 
     pub(crate) fn recipients(&self) -> &[(RecipientNo, Recipient)] {
         &self.recipients
-    }
-
-    pub(crate) fn waited(&self) -> Duration {
-        self.errand.since.elapsed()
     }
 
     /// Answers for those whose fate is settled. Those with none stay in the parcel, if there are any.

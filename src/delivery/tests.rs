@@ -1,0 +1,682 @@
+//! Delivery as a whole, against servers on the loopback interface that misbehave in every way we could think of.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use zeroize::Zeroizing;
+
+use super::fake::{At, Does, Fake, Skills, acceptor, says};
+use super::job::{Account, Body, Job, Origin, Outcome, Outcomes, PassedOn, RecipientNo};
+use super::resolver::{Hosts, NameServers, Resolver};
+use super::route::{Login, Pattern, Route, Routes, Rule, SmartHost, TlsDemand};
+use super::*;
+use crate::handoff::QueueId;
+
+const ALL: [&str; 5] = ["PIPELINING", "8BITMIME", "SMTPUTF8", "DSN", "SIZE 1000000"];
+
+fn host(address: SocketAddr, tls: TlsDemand) -> SmartHost {
+    SmartHost { host: address.ip().to_string(), port: address.port(), tls, login: None }
+}
+
+fn to_hosts(hosts: Vec<SmartHost>) -> Settings {
+    to(Route::SmartHosts(hosts))
+}
+
+fn to(route: Route) -> Settings {
+    let routes = Routes::new(vec![Rule { domains: vec![Pattern::Any], route: Arc::new(route) }]);
+    let brief = Duration::from_millis(400);
+    let mut settings = Settings::new("us.example", routes);
+    settings.timeouts =
+        Timeouts { connect: brief, handshake: brief, command: brief, data: brief, block: brief, end: brief, quit: brief, secret: brief };
+    settings.idle = Duration::from_millis(100);
+    settings.resolver = Arc::new(Resolver::new(NameServers::configured(Vec::new()), Hosts::parse("127.0.0.1 relay.example wrong.example")));
+    settings
+}
+
+fn to_one(address: SocketAddr) -> Settings {
+    to_hosts(vec![host(address, TlsDemand::None)])
+}
+
+/// Everything that came out for these jobs, each recipient once; fails if one is missing, doubled or late.
+async fn outcomes_of(settings: Settings, jobs: Vec<Job>) -> HashMap<(String, RecipientNo), Outcome> {
+    let wanted: usize = jobs.iter().map(|job| job.recipients.len()).sum();
+    let (job_sender, job_receiver) = mpsc::channel(16);
+    let (sender, mut receiver) = mpsc::channel::<Outcomes>(16);
+    let delivery = Delivery::start(settings, job_receiver, sender);
+    tokio::spawn(async move {
+        for job in jobs {
+            job_sender.send(job).await.unwrap();
+        }
+    });
+    let mut found = HashMap::new();
+    let collect = async {
+        while let Some(outcomes) = receiver.recv().await {
+            for (number, outcome) in outcomes.settled {
+                let doubled = found.insert((outcomes.id.to_string(), number), outcome);
+                assert!(doubled.is_none(), "{number:?} of {} was answered twice", outcomes.id);
+            }
+            if found.len() == wanted {
+                break;
+            }
+        }
+        delivery.drained().await;
+    };
+    tokio::time::timeout(Duration::from_secs(60), collect).await.expect("an answer is missing");
+    assert_eq!(found.len(), wanted);
+    assert!(receiver.try_recv().is_err(), "somebody was answered after the end");
+    found
+}
+
+/// The outcomes of a message to `count` recipients, in their order.
+async fn outcomes(settings: Settings, count: usize) -> Vec<Outcome> {
+    let addresses: Vec<String> = (0..count).map(|number| format!("r{number}@b.example")).collect();
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    in_order(outcomes_of(settings, vec![samples::job("s@a.example", &addresses)]).await)
+}
+
+fn in_order(found: HashMap<(String, RecipientNo), Outcome>) -> Vec<Outcome> {
+    let mut found: Vec<_> = found.into_iter().collect();
+    found.sort_by(|(a, _), (b, _)| a.cmp(b));
+    found.into_iter().map(|(_, outcome)| outcome).collect()
+}
+
+/// `D2.0.0`, `T4.2.1`, `F5.1.1`
+fn brief(outcomes: &[Outcome]) -> Vec<String> {
+    outcomes
+        .iter()
+        .map(|outcome| match outcome {
+            Outcome::Delivered(account) => format!("D{}", account.status),
+            Outcome::Deferred(account) => format!("T{}", account.status),
+            Outcome::Failed(account) => format!("F{}", account.status),
+        })
+        .collect()
+}
+
+fn account(outcome: &Outcome) -> &Account {
+    match outcome {
+        Outcome::Delivered(account) | Outcome::Deferred(account) | Outcome::Failed(account) => account,
+    }
+}
+
+fn numbered(count: usize) -> Vec<Job> {
+    (0..count)
+        .map(|number| {
+            let mut job = samples::job("s@a.example", &["x@b.example", "y@b.example"]);
+            job.id = QueueId::for_test(&format!("m{number}"));
+            job.content = samples::content(&format!("Subject: {number}\r\n\r\nbody\r\n"));
+            job
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn delivers_byte_for_byte_with_and_without_pipelining() {
+    for offers in [&ALL[..], &[]] {
+        let fake = Fake::good(offers).await;
+
+        let found = outcomes(to_one(fake.address), 2).await;
+
+        assert_eq!(brief(&found), ["D2.0.0", "D2.0.0"]);
+        let with_dsn = if offers.is_empty() { PassedOn::WithoutDsn } else { PassedOn::WithDsn };
+        let remote = format!("127.0.0.1[127.0.0.1]:{}", fake.address.port());
+        let account = account(&found[0]);
+        assert_eq!((account.passed_on, account.origin), (with_dsn, Origin::Remote));
+        assert_eq!((account.remote.as_deref(), account.diagnostic.as_str()), (Some(remote.as_str()), "250 2.0.0 queued"));
+        let taken = fake.messages();
+        assert_eq!(taken.len(), 1);
+        assert_eq!(taken[0].content, b"Received: x\r\nSubject: x\r\n\r\nhello\r\n.dot\r\n");
+        assert_eq!(taken[0].recipients, ["r0@b.example", "r1@b.example"]);
+        let quits = async {
+            while fake.commands(0).last().map(String::as_str) != Some("QUIT") {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), quits).await.expect("an idle connection is ended politely");
+    }
+}
+
+#[tokio::test]
+async fn sends_large_bodies_from_memory_and_from_a_file() {
+    let fake = Fake::good(&["PIPELINING"]).await;
+    let body = b".line of a message\r\n".repeat(50_000);
+    let path = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(path.path(), &body).unwrap();
+    let bodies = [
+        Body::Memory(Bytes::from(body.clone())),
+        Body::File { file: Arc::new(std::fs::File::open(path.path()).unwrap()), size: body.len() as u64 },
+    ];
+    for kind in bodies {
+        let mut job = samples::job("s@a.example", &["x@b.example"]);
+        job.content.body = kind;
+
+        let found = in_order(outcomes_of(to_one(fake.address), vec![job]).await);
+
+        assert_eq!(brief(&found), ["D2.0.0"]);
+    }
+    let wanted = [b"Received: x\r\n", &body[..]].concat();
+    assert!(fake.messages().iter().all(|taken| taken.content == wanted));
+    assert_eq!(fake.messages().len(), 2);
+}
+
+#[tokio::test]
+async fn an_unreadable_body_defers_and_never_sends_half_a_message() {
+    let fake = Fake::good(&ALL).await;
+    let mut job = samples::job("s@a.example", &["x@b.example"]);
+    job.content.body = Body::File { file: Arc::new(tempfile::tempfile().unwrap()), size: 100 };
+
+    let found = in_order(outcomes_of(to_one(fake.address), vec![job]).await);
+
+    assert_eq!(brief(&found), ["T4.3.0"]);
+    assert!(fake.messages().is_empty());
+}
+
+#[tokio::test]
+async fn many_messages_share_few_connections_and_ride_behind_each_other() {
+    let fake = Fake::good(&ALL).await;
+    let settings = Settings { per_destination: 2, ..to_one(fake.address) };
+
+    let found = outcomes_of(settings, numbered(500)).await;
+
+    assert!(found.values().all(|outcome| matches!(outcome, Outcome::Delivered(_))));
+    assert!(fake.connections() <= 2, "{}", fake.connections());
+    let mut bodies: Vec<Vec<u8>> = fake.messages().into_iter().map(|taken| taken.content).collect();
+    bodies.sort();
+    bodies.dedup();
+    assert_eq!((bodies.len(), fake.messages().len()), (500, 500));
+}
+
+/// A reply to each kind of command, and what becomes of two recipients of whom the first was refused where RCPT was the command.
+#[tokio::test]
+async fn replies_at_each_step_have_their_meaning() {
+    let cases = [
+        ("banner", "421 4.3.2 not now", ["T4.3.2", "T4.3.2"]),
+        ("banner", "554 5.7.1 go away", ["T4.7.1", "T4.7.1"]),
+        ("EHLO", "421 4.3.2 x", ["T4.3.2", "T4.3.2"]),
+        ("EHLO", "450 x", ["T4.0.0", "T4.0.0"]),
+        ("MAIL", "451 4.7.1 later", ["T4.7.1", "T4.7.1"]),
+        ("MAIL", "550-5.7.1 never\r\n550 5.7.1 ever", ["F5.7.1", "F5.7.1"]),
+        ("RCPT TO:<r0", "450 4.2.1 later", ["T4.2.1", "D2.0.0"]),
+        ("RCPT TO:<r0", "550 5.1.1 nobody", ["F5.1.1", "D2.0.0"]),
+        ("RCPT", "550 nobody", ["F5.0.0", "F5.0.0"]),
+        ("DATA", "451 4.3.0 x", ["T4.3.0", "T4.3.0"]),
+        ("DATA", "554 5.6.0 x", ["F5.6.0", "F5.6.0"]),
+        ("content", "452 4.3.1 full", ["T4.3.1", "T4.3.1"]),
+        ("content", "554 5.7.1 spam", ["F5.7.1", "F5.7.1"]),
+        ("content", "421 4.3.2 going", ["T4.3.2", "T4.3.2"]),
+    ];
+    for offers in [&ALL[..], &[]] {
+        for (command, reply, wanted) in cases {
+            let fake =
+                Fake::start(Skills::with(offers), move |_, heard| if heard.starts_with(command) { says(reply) } else { Does::Right }).await;
+
+            let found = outcomes(to_one(fake.address), 2).await;
+
+            assert_eq!(brief(&found), wanted, "{command} {reply} {offers:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_at_any_point_defers_and_delivers_to_nobody() {
+    for offers in [&ALL[..], &[]] {
+        for command in ["banner", "EHLO", "MAIL", "RCPT", "RCPT TO:<r1", "DATA"] {
+            for hangs in [false, true] {
+                let manner = move |_: At, heard: &str| match heard.starts_with(command) {
+                    true if hangs => Does::Hangs,
+                    true => Does::HangsUp,
+                    false => Does::Right,
+                };
+                let fake = Fake::start(Skills::with(offers), manner).await;
+
+                let found = outcomes(to_one(fake.address), 2).await;
+
+                assert!(found.iter().all(|outcome| matches!(outcome, Outcome::Deferred(_))), "{command} {offers:?} {found:?}");
+                assert!(fake.messages().is_empty());
+                assert!(fake.connections() <= 2);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn garbage_and_endless_replies_end_the_connection() {
+    let endless = "250-x\r\n".repeat(200);
+    let long = format!("250 {}\r\n", "x".repeat(5000));
+    for garbage in ["hello\r\n", "\0\0\0\r\n", "999 x\r\n", &endless, &long] {
+        for command in ["banner", "EHLO", "MAIL", "DATA"] {
+            let text = garbage.to_owned();
+            let manner = move |_: At, heard: &str| if heard.starts_with(command) { Does::Says(text.clone()) } else { Does::Right };
+            let fake = Fake::start(Skills::with(&ALL), manner).await;
+
+            let found = outcomes(to_one(fake.address), 1).await;
+
+            assert!(matches!(found[0], Outcome::Deferred(_)), "{command} {:?}", &garbage[..5]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_a_reply_to_the_content_the_outcome_is_unknown_and_not_tried_again_at_once() {
+    let fake = Fake::start(Skills::with(&ALL), |_, heard| if heard == "content" { Does::HangsUp } else { Does::Right }).await;
+
+    let found = outcomes(to_one(fake.address), 1).await;
+
+    assert_eq!(brief(&found), ["T4.4.2"]);
+    assert!(account(&found[0]).diagnostic.contains("may have arrived"));
+    assert_eq!(fake.messages().len(), 1);
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_for_its_age_costs_nothing() {
+    for ending in [0, 1] {
+        // Each connection takes two messages and then hangs up on MAIL, or says that it is going to.
+        let manner = move |at: At, heard: &str| match (heard.starts_with("MAIL") && at.messages == 2, ending) {
+            (true, 0) => Does::HangsUp,
+            (true, _) => Does::LastSays("421 4.7.0 too many messages\r\n".to_owned()),
+            (false, _) => Does::Right,
+        };
+        let fake = Fake::start(Skills::with(&ALL), manner).await;
+        let settings = Settings { per_destination: 1, ..to_one(fake.address) };
+
+        let found = outcomes_of(settings, numbered(20)).await;
+
+        assert!(found.values().all(|outcome| matches!(outcome, Outcome::Delivered(_))), "{found:?}");
+        assert_eq!(fake.messages().len(), 20);
+    }
+}
+
+#[tokio::test]
+async fn refused_recipients_leave_the_next_message_clean() {
+    for offers in [&ALL[..], &[]] {
+        let manner = |_: At, heard: &str| if heard.starts_with("RCPT TO:<bad") { says("550 5.1.1 no") } else { Does::Right };
+        let fake = Fake::start(Skills::with(offers), manner).await;
+        let jobs = (0..20)
+            .map(|number| {
+                let to = if number % 2 == 0 { "bad@b.example" } else { "good@b.example" };
+                let mut job = samples::job("s@a.example", &[to]);
+                job.id = QueueId::for_test(&format!("m{number:02}"));
+                job
+            })
+            .collect();
+        let settings = Settings { per_destination: 1, ..to_one(fake.address) };
+
+        let found = brief(&in_order(outcomes_of(settings, jobs).await));
+
+        assert!(found.chunks(2).all(|pair| pair == ["F5.1.1", "D2.0.0"]), "{found:?}");
+        assert_eq!(fake.connections(), 1);
+    }
+}
+
+#[tokio::test]
+async fn too_many_recipients_go_in_several_transactions() {
+    let taken = Arc::new(AtomicU32::new(0));
+    let count = taken.clone();
+    let manner = move |_: At, heard: &str| match heard.split([' ', ':']).next() {
+        Some("MAIL") => {
+            count.store(0, Ordering::SeqCst);
+            Does::Right
+        }
+        Some("RCPT") if count.fetch_add(1, Ordering::SeqCst) >= 30 => says("452 4.5.3 too many"),
+        _ => Does::Right,
+    };
+    let fake = Fake::start(Skills::with(&ALL), manner).await;
+    let settings = Settings { per_destination: 1, ..to_one(fake.address) };
+
+    let found = outcomes(settings, 250).await;
+
+    assert!(found.iter().all(|outcome| matches!(outcome, Outcome::Delivered(_))));
+    assert!(fake.messages().iter().all(|taken| taken.recipients.len() <= 30));
+    assert_eq!(fake.messages().iter().map(|taken| taken.recipients.len()).sum::<usize>(), 250);
+}
+
+#[tokio::test]
+async fn the_next_smart_host_is_asked_when_one_cannot_be_reached_or_does_not_want_to_talk() {
+    let refused = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap();
+    let busy = Fake::start(Skills::default(), |_, heard| if heard == "banner" { says("421 4.3.2 busy") } else { Does::Right }).await;
+    let good = Fake::good(&ALL).await;
+    let unknown = SmartHost { host: "nowhere..example".to_owned(), port: 25, tls: TlsDemand::None, login: None };
+    let mut hosts = vec![unknown];
+    hosts.extend([refused, busy.address, good.address].map(|address| host(address, TlsDemand::None)));
+
+    let found = outcomes(to_hosts(hosts), 1).await;
+
+    assert_eq!(brief(&found), ["D2.0.0"]);
+}
+
+#[tokio::test]
+async fn a_4yz_from_mail_on_is_the_answer_and_the_next_host_is_not_asked() {
+    let grey =
+        Fake::start(Skills::with(&ALL), |_, heard| if heard.starts_with("RCPT") { says("450 4.7.1 grey") } else { Does::Right }).await;
+    let backup = Fake::good(&ALL).await;
+
+    let found = outcomes(to_hosts(vec![host(grey.address, TlsDemand::None), host(backup.address, TlsDemand::None)]), 1).await;
+
+    assert_eq!(brief(&found), ["T4.7.1"]);
+    assert_eq!(backup.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_silent_host_is_waited_for_once_not_for_each_message() {
+    let silent = Fake::start(Skills::default(), |_, _| Does::Hangs).await;
+    let begun = Instant::now();
+
+    let found = outcomes_of(to_one(silent.address), numbered(100)).await;
+
+    assert!(found.values().all(|outcome| brief(std::slice::from_ref(outcome)) == ["T4.4.1"]));
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(silent.connections() <= 2, "{}", silent.connections());
+}
+
+#[tokio::test]
+async fn connections_beyond_what_the_server_takes_do_no_harm() {
+    let manner = |at: At, heard: &str| match heard {
+        "banner" if at.connection > 0 => Does::LastSays("421 4.7.0 too many connections\r\n".to_owned()),
+        _ => Does::Right,
+    };
+    let fake = Fake::start(Skills::with(&ALL), manner).await;
+
+    let found = outcomes_of(to_one(fake.address), numbered(300)).await;
+
+    assert!(found.values().all(|outcome| matches!(outcome, Outcome::Delivered(_))));
+    assert!(fake.connections() <= 3, "{}", fake.connections());
+}
+
+#[tokio::test]
+async fn tls_is_as_demanded() {
+    use TlsDemand::{None as No, Opportunistic, Required};
+    let (right, roots) = acceptor("relay.example");
+    let roots = Arc::new(roots);
+    // Host, whether the server has TLS and from the start, demand, outcome, commands in clear.
+    let cases = [
+        ("relay.example", true, false, Required, "D2.0.0"),
+        ("relay.example", true, true, Required, "D2.0.0"),
+        ("wrong.example", true, false, Required, "T4.7.5"),
+        ("wrong.example", true, true, Required, "T4.7.5"),
+        ("relay.example", false, false, Required, "T4.7.4"),
+        ("wrong.example", true, false, Opportunistic, "D2.0.0"),
+        ("relay.example", false, false, Opportunistic, "D2.0.0"),
+        ("relay.example", true, false, No, "D2.0.0"),
+    ];
+    for (name, able, implicit, tls, wanted) in cases {
+        let skills = Skills { tls: able.then(|| right.clone()), implicit, ..Skills::with(&ALL) };
+        let fake = Fake::start(skills, |_, _| Does::Right).await;
+        let smart_host = SmartHost { host: name.to_owned(), port: fake.address.port(), tls, login: None };
+        let settings = Settings { roots: roots.clone(), ..to_hosts(vec![smart_host.clone()]) };
+        let found = match implicit {
+            false => outcomes(settings, 1).await,
+            true => vec![implicitly(settings, &fake, name).await],
+        };
+
+        assert_eq!(brief(&found), [wanted], "{name} {able} {implicit} {tls:?}");
+        assert_eq!(fake.messages().len(), usize::from(wanted.starts_with('D')));
+        let asked = fake.commands(0).contains(&"STARTTLS".to_owned());
+        assert_eq!(asked, able && !implicit && tls != No, "{name} {able} {tls:?}");
+    }
+}
+
+/// Port 465 cannot be bound in a test, so the connection is made by hand.
+async fn implicitly(settings: Settings, fake: &Fake, name: &str) -> Outcome {
+    use super::client::dialer::{Dialer, Endpoint, Start};
+    use super::client::tls::TlsClients;
+    use super::client::transaction::Fate;
+    let dialer = Dialer {
+        hostname: settings.hostname.clone(),
+        tls: TlsClients::new(settings.roots.clone(), None),
+        secrets: settings.secrets.clone(),
+        timeouts: settings.timeouts,
+    };
+    let endpoint = Endpoint { name: name.to_owned(), address: fake.address, tls: TlsDemand::Required, start: Start::Tls, login: None };
+    let mut job = samples::job("s@a.example", &["x@b.example"]);
+    let recipients = std::mem::take(&mut job.recipients);
+    let (sender, _receiver) = mpsc::channel(1);
+    let place = Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap();
+    let parcel = parcel::Parcel::new(parcel::Errand::new(job, sender, place), recipients);
+    let mut connection = match dialer.dial(&endpoint).await {
+        Ok(connection) => connection,
+        Err(trouble) => return Outcome::Deferred(trouble.account("x")),
+    };
+    assert!(connection.tls().ends_with(":verified"), "{}", connection.tls());
+    let Ok(mut attempt) = connection.begin(parcel).await else { panic!("the message is in memory") };
+    connection.carry(&mut attempt, || None, &mut None).await.unwrap();
+    match attempt.transaction.into_fates().remove(0) {
+        Fate::Settled(outcome) => outcome,
+        fate => panic!("{fate:?}"),
+    }
+}
+
+#[tokio::test]
+async fn an_untrusted_certificate_is_refused_where_it_matters() {
+    let (tls, _) = acceptor("relay.example");
+    let fake = Fake::start(Skills { tls: Some(tls), ..Skills::with(&ALL) }, |_, _| Does::Right).await;
+    let smart_host = SmartHost { host: "relay.example".to_owned(), port: fake.address.port(), tls: TlsDemand::Required, login: None };
+
+    let found = outcomes(to_hosts(vec![smart_host]), 1).await;
+
+    assert_eq!(brief(&found), ["T4.7.5"]);
+    assert!(fake.messages().is_empty());
+}
+
+#[tokio::test]
+async fn a_broken_handshake_goes_clear_only_where_tls_was_a_courtesy() {
+    for (demand, login, wanted) in [
+        (TlsDemand::Opportunistic, None, "D2.0.0"),
+        (TlsDemand::Opportunistic, Some(Login { user: "us".into(), secret: "s".into() }), "T4.7.5"),
+        (TlsDemand::Required, None, "T4.7.5"),
+    ] {
+        // Promises TLS, and talks on in clear.
+        let manner = |_: At, heard: &str| match heard {
+            "STARTTLS" => Does::LastSays("220 go\r\n".to_owned()),
+            _ => Does::Right,
+        };
+        let fake = Fake::start(Skills::with(&["PIPELINING", "STARTTLS", "AUTH PLAIN"]), manner).await;
+        let smart_host = SmartHost { login, ..host(fake.address, demand) };
+
+        let found = outcomes(to_hosts(vec![smart_host]), 1).await;
+
+        assert_eq!(brief(&found), [wanted], "{demand:?}");
+        assert!(!fake.commands(0).iter().chain(&fake.commands(1)).any(|line| line.starts_with("AUTH")));
+    }
+}
+
+#[tokio::test]
+async fn words_put_behind_the_reply_to_starttls_end_the_connection() {
+    let (tls, roots) = acceptor("relay.example");
+    let manner = |_: At, heard: &str| match heard {
+        "STARTTLS" => says("220 go\r\n250-fake.example\r\n250 AUTH PLAIN"),
+        _ => Does::Right,
+    };
+    for demand in [TlsDemand::Required, TlsDemand::Opportunistic] {
+        let fake = Fake::start(Skills { tls: Some(tls.clone()), ..Skills::with(&ALL) }, manner).await;
+        let smart_host = SmartHost { host: "relay.example".to_owned(), port: fake.address.port(), tls: demand, login: None };
+        let settings = Settings { roots: Arc::new(roots.clone()), ..to_hosts(vec![smart_host]) };
+
+        let found = outcomes(settings, 1).await;
+
+        assert_eq!(brief(&found), ["T4.7.4"]);
+        assert!(account(&found[0]).diagnostic.contains("before the handshake"));
+        assert_eq!(fake.connections(), 1);
+    }
+}
+
+struct OneSecret;
+
+impl Secrets for OneSecret {
+    fn secret<'a>(&'a self, name: &'a str) -> Asked<'a> {
+        Box::pin(async move {
+            match name {
+                "relay.secret" => Ok(Zeroizing::new("pw".to_owned())),
+                _ => Err(SecretError::Unknown(name.to_owned())),
+            }
+        })
+    }
+}
+
+#[tokio::test]
+async fn logs_in_with_the_named_secret_before_the_first_message() {
+    let (tls, roots) = acceptor("relay.example");
+    let roots = Arc::new(roots);
+    for (secret, refuses, wanted) in [("relay.secret", false, "D2.0.0"), ("relay.secret", true, "T4.7.8"), ("other", false, "T4.3.5")] {
+        let manner = move |_: At, heard: &str| if refuses && heard.starts_with("AUTH") { says("535 5.7.8 no") } else { Does::Right };
+        let skills = Skills { tls: Some(tls.clone()), ..Skills::with(&["PIPELINING", "AUTH LOGIN PLAIN"]) };
+        let fake = Fake::start(skills, manner).await;
+        let login = Some(Login { user: "us".to_owned(), secret: secret.to_owned() });
+        let smart_host = SmartHost { host: "relay.example".to_owned(), port: fake.address.port(), tls: TlsDemand::Required, login };
+        let settings = Settings { roots: roots.clone(), secrets: Arc::new(OneSecret), ..to_hosts(vec![smart_host]) };
+
+        let found = outcomes(settings, 1).await;
+
+        assert_eq!(brief(&found), [wanted]);
+        let logged_in = fake.commands(0).contains(&"AUTH PLAIN AHVzAHB3".to_owned());
+        assert_eq!(logged_in, secret == "relay.secret");
+        assert!(!account(&found[0]).diagnostic.contains("pw"));
+    }
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_shown_to_who_asks() {
+    #[derive(Debug)]
+    struct Noted(Arc<AtomicU32>);
+    impl rustls::client::ResolvesClientCert for Noted {
+        fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<rustls::sign::CertifiedKey>> {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            None
+        }
+
+        fn has_certs(&self) -> bool {
+            true
+        }
+    }
+    let pair = rcgen::generate_simple_self_signed(vec!["relay.example".to_owned()]).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(pair.cert.der().clone()).unwrap();
+    let roots = Arc::new(roots);
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
+        .allow_unauthenticated()
+        .build()
+        .unwrap();
+    let key = rustls_pki_types::PrivateKeyDer::try_from(pair.signing_key.serialize_der()).unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(vec![pair.cert.der().clone()], key)
+        .unwrap();
+    let skills = Skills { tls: Some(Arc::new(config).into()), ..Skills::with(&ALL) };
+    let fake = Fake::start(skills, |_, _| Does::Right).await;
+    let smart_host = SmartHost { host: "relay.example".to_owned(), port: fake.address.port(), tls: TlsDemand::Required, login: None };
+    let asked = Arc::new(AtomicU32::new(0));
+    let settings = Settings { roots, client_certificate: Some(Arc::new(Noted(asked.clone()))), ..to_hosts(vec![smart_host]) };
+
+    let found = outcomes(settings, 1).await;
+
+    assert_eq!(brief(&found), ["D2.0.0"]);
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_domain_literal_goes_to_its_address_and_a_maildir_to_its_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let fake = Fake::good(&ALL).await;
+    let rules = vec![
+        Rule { domains: vec![Pattern::parse("archive.example").unwrap()], route: Arc::new(Route::Maildir(directory.path().join("m"))) },
+        Rule { domains: vec![Pattern::parse("[127.0.0.1]").unwrap()], route: Arc::new(Route::Mx) },
+    ];
+    let settings = Settings { routes: Routes::new(rules), mx_port: fake.address.port(), ..to_one(fake.address) };
+    let job = samples::job("s@a.example", &["x@archive.example", "y@[127.0.0.1]", "z@elsewhere.example"]);
+
+    let found = in_order(outcomes_of(settings, vec![job]).await);
+
+    assert_eq!(brief(&found), ["D2.0.0", "D2.0.0", "F5.4.4"]);
+    assert_eq!(fake.messages()[0].recipients, ["y@[127.0.0.1]"]);
+    assert_eq!(std::fs::read_dir(directory.path().join("m/new")).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn a_task_that_dies_answers_for_all_it_had() {
+    struct Deadly;
+    impl Secrets for Deadly {
+        fn secret<'a>(&'a self, _: &'a str) -> Asked<'a> {
+            panic!("on purpose");
+        }
+    }
+    let fake = Fake::good(&["AUTH PLAIN"]).await;
+    let login = Some(Login { user: "us".to_owned(), secret: "s".to_owned() });
+    let smart_host = SmartHost { login, ..host(fake.address, TlsDemand::None) };
+    let settings = Settings { secrets: Arc::new(Deadly), ..to_hosts(vec![smart_host]) };
+
+    let found = outcomes_of(settings, numbered(10)).await;
+
+    assert!(found.values().all(|outcome| brief(std::slice::from_ref(outcome)) == ["T4.3.0"]));
+}
+
+#[tokio::test]
+async fn new_settings_hold_for_the_jobs_that_come_after_them() {
+    let (first, second) = (Fake::good(&ALL).await, Fake::good(&ALL).await);
+    let (jobs, job_receiver) = mpsc::channel(1);
+    let (sender, mut receiver) = mpsc::channel::<Outcomes>(1);
+    let delivery = Delivery::start(to_one(first.address), job_receiver, sender);
+
+    jobs.send(samples::job("s@a.example", &["x@b.example"])).await.unwrap();
+    receiver.recv().await.unwrap();
+    delivery.reload(to_one(second.address));
+    jobs.send(samples::job("s@a.example", &["x@b.example"])).await.unwrap();
+    receiver.recv().await.unwrap();
+
+    assert_eq!((first.messages().len(), second.messages().len()), (1, 1));
+}
+
+/// Runs a future on a runtime of several threads, where orders differ.
+fn on_threads(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap().block_on(test);
+}
+
+#[test]
+fn every_recipient_is_answered_once_by_a_server_that_dies_at_random() {
+    on_threads(async {
+        for offers in [&ALL[..], &[]] {
+            let dice = Arc::new(AtomicU32::new(1));
+            let manner = move |_: At, heard: &str| {
+                // A small linear congruential generator: the same in every run.
+                let roll =
+                    dice.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |x| Some(x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223)));
+                let roll = roll.unwrap_or_default() >> 16;
+                match roll % 50 {
+                    0 => Does::HangsUp,
+                    1 => Does::LastSays("421 4.3.2 going\r\n".to_owned()),
+                    2 if heard != "content" => says("451 4.3.0 later"),
+                    3 if heard.starts_with("RCPT") => says("550 5.1.1 no"),
+                    4 => says("what?"),
+                    _ => Does::Right,
+                }
+            };
+            let fake = Fake::start(Skills::with(offers), manner).await;
+
+            let found = outcomes_of(to_one(fake.address), numbered(600)).await;
+
+            // What was called delivered has arrived; nothing has arrived twice by our doing.
+            let mut arrived: HashMap<Vec<u8>, Vec<String>> = HashMap::new();
+            for taken in fake.messages() {
+                arrived.entry(taken.content).or_default().extend(taken.recipients);
+            }
+            for ((id, number), outcome) in &found {
+                let subject = id.trim_start_matches('m');
+                let content = format!("Received: x\r\nSubject: {subject}\r\n\r\nbody\r\n").into_bytes();
+                let address = if number.0 == 0 { "x@b.example" } else { "y@b.example" };
+                let times = arrived.get(&content).map_or(0, |all| all.iter().filter(|to| *to == address).count());
+                match outcome {
+                    Outcome::Delivered(_) => assert_eq!(times, 1, "{id} {number:?}"),
+                    Outcome::Deferred(_) => assert!(times <= 1, "{id} {number:?}"),
+                    Outcome::Failed(_) => assert_eq!(times, 0, "{id} {number:?}"),
+                }
+            }
+        }
+    });
+}

@@ -1,0 +1,170 @@
+//! One connection's worth of work for a destination: connect, send what waits, leave when nothing more comes.
+//!
+//! Whatever the connection does, each parcel taken from the destination is settled, given back, or dropped, which answers
+//! for it too.
+
+use std::net::SocketAddr;
+
+use super::client::connection::{Attempt, Closing, Connection, EndOfData, LIFETIME, Lost};
+use super::client::transaction::Fate;
+use super::client::trouble::Trouble;
+use super::destination::Seat;
+use super::job::{Account, Outcome};
+use super::maildir;
+use super::parcel::{Parcel, Relay};
+use super::reach::{Reached, Search, Target};
+
+/// Fresh connections that may break under one parcel before it is deferred.
+const LOSSES: u32 = 2;
+
+/// How a connection ended.
+enum Served {
+    /// Nothing more to do.
+    Leave,
+    /// It is gone; this parcel wants another, better one to another address.
+    Broken { held: Option<Parcel>, avoid: Option<SocketAddr> },
+}
+
+pub(crate) async fn work(mut seat: Seat) {
+    if let Target::Maildir(path) = seat.destination().target.clone() {
+        seat.busy();
+        while let Some(parcel) = seat.take_or_idle() {
+            maildir::deliver(parcel, &path, &seat.destination().context.hostname).await;
+        }
+        seat.leave();
+        return;
+    }
+    let (mut held, mut avoid) = (None, None);
+    loop {
+        let context = seat.destination().context.clone();
+        // Closed never: the semaphore lives as long as the context.
+        let _slot = context.connections.acquire().await;
+        match Search::new(&context, avoid.take()).run(&seat.destination().target).await {
+            Err(account) => {
+                for parcel in seat.leave_failed(held.take()) {
+                    parcel.settle_all(&account, Relay::NONE).await;
+                }
+                return;
+            }
+            Ok(reached) => {
+                seat.busy();
+                match serve(&mut seat, reached, held.take()).await {
+                    Served::Leave => return seat.leave(),
+                    Served::Broken { held: None, .. } if !seat.is_wanted() => return seat.leave(),
+                    Served::Broken { held: parcel, avoid: address } => (held, avoid) = (parcel, address),
+                }
+                seat.connecting();
+            }
+        }
+    }
+}
+
+async fn serve(seat: &mut Seat, reached: Reached, held: Option<Parcel>) -> Served {
+    let Reached { mut connection, address } = reached;
+    let mut next = match held {
+        Some(parcel) => Some(connection.begin(parcel).await),
+        None => None,
+    };
+    loop {
+        let mut attempt = match next.take() {
+            Some(Ok(attempt)) => attempt,
+            Some(Err((parcel, trouble))) => {
+                parcel.settle_all(&trouble.account(connection.label()), Relay::NONE).await;
+                continue;
+            }
+            None if connection.closing() == Closing::Said || connection.age() >= LIFETIME => {
+                connection.quit().await;
+                return Served::Broken { held: None, avoid: None };
+            }
+            None => match next_parcel(seat, &mut connection).await {
+                Next::Parcel(parcel) => {
+                    next = Some(connection.begin(parcel).await);
+                    continue;
+                }
+                Next::Nothing => {
+                    connection.quit().await;
+                    return Served::Leave;
+                }
+                Next::HungUp => return Served::Broken { held: None, avoid: None },
+            },
+        };
+        let fresh = connection.is_fresh();
+        let end = connection.carry(&mut attempt, || seat.more(), &mut next).await;
+        let Attempt { parcel, transaction } = attempt;
+        let mut fates = transaction.into_fates();
+        if let Err(lost) = &end {
+            after_loss(&mut fates, lost, connection.label());
+        }
+        let relay = Relay { label: connection.label(), tls: connection.tls() };
+        let left = parcel.settle(fates, relay).await;
+        let broken = end.is_err() || connection.closing() == Closing::Said;
+        if broken && let Some(begun) = next.take() {
+            // It only rode behind; nothing has happened to it.
+            seat.give_back(begun.map_or_else(|(parcel, _)| parcel, |attempt| attempt.parcel));
+        }
+        match (end, left) {
+            (Ok(()), Some(parcel)) => seat.push(parcel),
+            (Ok(()), None) => {}
+            (Err(_), None) => return Served::Broken { held: None, avoid: fresh.then_some(address) },
+            (Err(lost), Some(mut parcel)) => {
+                // A connection that served others before may have been ended for its age; a fresh one may not.
+                parcel.losses += u32::from(fresh);
+                if parcel.losses < LOSSES {
+                    return Served::Broken { held: Some(parcel), avoid: fresh.then_some(address) };
+                }
+                parcel.settle_all(&lost.trouble.account(connection.label()), relay).await;
+                return Served::Broken { held: None, avoid: Some(address) };
+            }
+        }
+    }
+}
+
+enum Next {
+    Parcel(Parcel),
+    /// Long enough.
+    Nothing,
+    /// The server does not want to wait.
+    HungUp,
+}
+
+async fn next_parcel(seat: &mut Seat, connection: &mut Connection) -> Next {
+    let idle = tokio::time::sleep(seat.destination().context.idle);
+    tokio::pin!(idle);
+    loop {
+        if let Some(parcel) = seat.take_or_idle() {
+            return Next::Parcel(parcel);
+        }
+        let next = tokio::select! {
+            () = seat.news() => None,
+            () = connection.disturbed() => Some(Next::HungUp),
+            () = &mut idle => Some(Next::Nothing),
+        };
+        if let Some(next) = next {
+            // What came in this very moment was for this worker.
+            return match (seat.take_or_idle(), next) {
+                (Some(parcel), Next::HungUp) => {
+                    seat.give_back(parcel);
+                    Next::HungUp
+                }
+                (Some(parcel), _) => Next::Parcel(parcel),
+                (None, next) => next,
+            };
+        }
+    }
+}
+
+/// Once the end of the data went out only a reply could have said what happened.
+fn after_loss(fates: &mut [Fate], lost: &Lost, label: &str) {
+    if lost.end_of_data == EndOfData::NotSent {
+        return;
+    }
+    for fate in fates.iter_mut().filter(|fate| **fate == Fate::Accepted) {
+        *fate = Fate::Settled(Outcome::Deferred(unknown(&lost.trouble, label)));
+    }
+}
+
+fn unknown(trouble: &Trouble, label: &str) -> Account {
+    let account = trouble.account(label);
+    let diagnostic = format!("{}; the message was sent in full, so it may have arrived", account.diagnostic);
+    Account { diagnostic, ..account }
+}
