@@ -1,0 +1,125 @@
+//! The first part: what happened and what to do about it, in words for the person who sent the message.
+
+use super::{Kind, Original, Part, action, date};
+use crate::delivery::job::{Account, Origin};
+use crate::smtp::envelope::Recipient;
+use crate::smtp::status::{Class, EnhancedStatus};
+
+/// Lines are filled to about this many characters.
+const WIDTH: usize = 72;
+
+pub(super) fn subject(kind: Kind<'_>) -> &'static str {
+    match kind {
+        Kind::Failure => "Your message could not be delivered",
+        Kind::Delay { .. } => "Your message is delayed (no need to send it again)",
+        Kind::Success => "Your message was delivered",
+    }
+}
+
+pub(super) fn part(original: &Original<'_>, kind: Kind<'_>, told: &[&(Recipient, Account)], host: &str) -> Part {
+    let mut text = String::new();
+    fill(&mut text, "", &format!("This is the mail system at {host}."));
+    text.push_str("\r\n");
+    let opening = match kind {
+        Kind::Failure => "Your message could not be delivered to the recipients below, and will not be tried again. \
+             If it matters, please do what is said beside each of them, and then send it again."
+            .to_owned(),
+        Kind::Delay { until } => format!(
+            "Your message has not yet been delivered to the recipients below. This is only to let you know: \
+             you need not do anything, and please do not send it again. It will be tried until {}, and you will be told if it fails.",
+            date(until)
+        ),
+        Kind::Success => "Your message was passed on as you asked to be told. No further report will follow.".to_owned(),
+    };
+    fill(&mut text, "", &opening);
+    for (recipient, account) in told {
+        text.push_str(&format!("\r\n<{}>\r\n", recipient.mailbox));
+        if let Some(first) = recipient.original.as_ref().filter(|first| first.address != recipient.mailbox.to_string()) {
+            fill(&mut text, "    ", &format!("You wrote to: {}", clean(&first.address)));
+        }
+        fill(&mut text, "    ", &finding(kind, account));
+        if let Some(advice) = advice(kind, account.status) {
+            fill(&mut text, "    ", advice);
+        }
+    }
+    text.push_str("\r\n");
+    let id = original.id;
+    fill(
+        &mut text,
+        "",
+        &format!("If you ask your postmaster about this, please give the number {id}. The message came in on {}.", date(original.arrived)),
+    );
+    let charset = if text.is_ascii() { "text/plain; charset=us-ascii" } else { "text/plain; charset=utf-8" };
+    Part { description: "Notification", kind: charset, body: text.into_bytes() }
+}
+
+fn finding(kind: Kind<'_>, account: &Account) -> String {
+    let said = clean(&account.diagnostic);
+    match (account.origin, &account.remote) {
+        (Origin::Remote, Some(remote)) => format!("{}: {} said: {said}", action(kind, account), clean(remote)),
+        (Origin::Remote, None) => format!("{}: the next server said: {said}", action(kind, account)),
+        (Origin::Local, Some(remote)) => format!("{}: {} ({said})", action(kind, account), clean(remote)),
+        (Origin::Local, None) => format!("{}: {said}", action(kind, account)),
+    }
+}
+
+/// What the sender can do, by the meaning of the status (RFC 3463 §3).
+fn advice(kind: Kind<'_>, status: EnhancedStatus) -> Option<&'static str> {
+    match kind {
+        Kind::Failure => {}
+        Kind::Delay { .. } | Kind::Success => return None,
+    }
+    let advice = match (status.class, status.subject, status.detail) {
+        (Class::Success, _, _) => return None,
+        (_, 1, 2) => "The part behind the @ of the address is no place that receives mail. Please check its spelling.",
+        (_, 1, 7 | 8) => "The server does not accept your own address. Please ask your postmaster.",
+        (_, 1, 10) => "The owner of this domain says that it receives no mail. Please find another way to reach this person.",
+        (_, 1, _) => "This address does not exist there. Please check its spelling, or ask the person for the right one.",
+        (_, 2, 2) => "The mailbox is full. The recipient has to make room; please try again later or by another way.",
+        (_, 2, 3) | (_, 3, 4) => {
+            "The message is too large for the recipient's server. Please send less, or a link instead of an attachment."
+        }
+        (_, 2, _) => "The mailbox takes no mail at present. Please try to reach the recipient by another way.",
+        (_, 4, 6) => "The mail would go round in a circle. This is for the postmaster of the recipient's domain to mend.",
+        (Class::Transient, _, _) => {
+            "It was tried again and again, without success. The trouble may be over by now: please send the message again, \
+             or reach the recipient by another way."
+        }
+        (Class::Permanent, 6, 7) => {
+            "The recipient's server cannot take addresses or headers with such letters. Please use an address in plain letters."
+        }
+        (Class::Permanent, 6, _) => "The recipient's server cannot take a message of this form. Please send it in another format.",
+        (Class::Permanent, 7, _) => {
+            "The recipient's server refuses this message by its rules. Its words above may say why; your postmaster can help."
+        }
+        (Class::Permanent, _, _) => "The words above may say why. If they do not help, please ask your postmaster.",
+    };
+    Some(advice)
+}
+
+/// Appends words in lines of about `WIDTH` characters, each behind `indent`.
+fn fill(text: &mut String, indent: &str, words: &str) {
+    let mut column = 0;
+    for word in words.split_whitespace() {
+        let width = word.chars().count();
+        if column > 0 && column + 1 + width > WIDTH {
+            text.push_str("\r\n");
+            column = 0;
+        }
+        if column == 0 {
+            text.push_str(indent);
+            column = indent.len();
+        } else {
+            text.push(' ');
+            column += 1;
+        }
+        let end = word.floor_char_boundary(900);
+        text.push_str(word.get(..end).unwrap_or(word));
+        column += width;
+    }
+    text.push_str("\r\n");
+}
+
+fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
