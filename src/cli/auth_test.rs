@@ -7,13 +7,13 @@ use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use pamrelay_authwire::{Cause, MAX_PASSWORD, Phase, Reason};
 use zeroize::Zeroizing;
 
-use super::{Failure, Status, as_root, present};
+use super::{Failure, Status, as_root};
 use crate::auth::{Answer, Helper, Password, Trouble};
+use crate::config::Config;
 use crate::smtp::SessionId;
 
-pub(super) fn main(user: &str, rhost: IpAddr) -> Result<Status, Failure> {
+pub(super) fn main(user: &str, rhost: IpAddr, config: &Config) -> Result<Status, Failure> {
     as_root("ask the helper")?;
-    let config = present()?;
     let helper = Helper::new(config.jail().join("auth"), config.auth.deadline + std::time::Duration::from_secs(2));
     let password = ask(user).map_err(|error| Failure::new(Status::Usage, format!("cannot read a password: {error}")))?;
     let runtime =

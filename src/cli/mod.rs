@@ -90,6 +90,13 @@ struct ActiveFile {
     config: PathBuf,
 }
 
+#[derive(Args)]
+struct RunningRelay {
+    /// The configuration of the relay to ask, if it is not the usual one
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
 #[derive(Subcommand)]
 enum Command {
     /// Run the whole relay in the foreground
@@ -143,6 +150,8 @@ enum AuthCommand {
         /// The address that PAM is told the client has
         #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
         rhost: IpAddr,
+        #[command(flatten)]
+        relay: RunningRelay,
     },
 }
 
@@ -179,7 +188,7 @@ fn obey(command: Command) -> Result<Status, Failure> {
         Command::Reload(file) => reload::main(&file.config),
         Command::Activate(file) => activate(&file.config).map(|_| Status::Ok),
         Command::Front(file) => roles::front(&file.config),
-        Command::Auth(AuthCommand::Test { user, rhost }) => auth_test::main(&user, rhost),
+        Command::Auth(AuthCommand::Test { user, rhost, relay }) => auth_test::main(&user, rhost, &relay.config()?),
         Command::Keys(file) => roles::keys(&file.config),
         Command::RoleExec { socket, command } => {
             let socket = if socket { child::Socket::OnStdin } else { child::Socket::None };
@@ -225,8 +234,10 @@ fn as_root(what: &str) -> Result<(), Failure> {
     if nix::unistd::geteuid().is_root() { Ok(()) } else { Err(Failure::new(Status::NotPermitted, format!("only root may {what}"))) }
 }
 
-/// The configuration that holds now, or the one that would: for questions to a relay that runs.
-fn present() -> Result<Config, Failure> {
-    let path = [ACTIVE, PATH].map(Path::new).into_iter().find(|path| path.exists()).unwrap_or(Path::new(PATH));
-    Ok(Config::load(path)?)
+impl RunningRelay {
+    /// The configuration that holds now; before anything was accepted, the one that would.
+    fn config(&self) -> Result<Config, Failure> {
+        let usual = [ACTIVE, PATH].map(Path::new).into_iter().find(|path| path.exists()).unwrap_or(Path::new(PATH));
+        Ok(Config::load(self.config.as_deref().unwrap_or(usual))?)
+    }
 }

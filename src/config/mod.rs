@@ -2,6 +2,7 @@
 //!
 //! A `Config` exists only as `Config::load` or `Config::parse` made it: every value is typed, within its bounds, and fits the others.
 
+use std::fmt;
 use std::fs::OpenOptions;
 use std::io::Read;
 use std::net::SocketAddr;
@@ -143,6 +144,16 @@ pub struct Delivery {
 
 impl Word for ListenTls {
     const WORDS: &'static [(&'static str, Self)] = &[("starttls", Self::Starttls), ("implicit", Self::Implicit)];
+}
+
+/// As it is written in the configuration.
+impl fmt::Display for ListenTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Starttls => "starttls",
+            Self::Implicit => "implicit",
+        })
+    }
 }
 
 impl Word for LowPorts {
