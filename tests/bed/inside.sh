@@ -1,0 +1,61 @@
+#!/bin/bash
+# The inside of a bed: called by enter.sh as the first process of fresh namespaces, never by hand.
+# Everything is mounted before anything is written, so a step that fails leaves nothing behind.
+set -euo pipefail
+umask 022
+
+# 1. A private view. /etc is copied (3 MB) rather than overlaid: that works on every file system, and in a bed inside a bed.
+mount -t tmpfs -o mode=755 bed "$BED_PRIVATE"
+mkdir -m 1777 "$BED_PRIVATE/tmp"
+cp -a /etc "$BED_PRIVATE/etc"
+mount --bind "$BED_PRIVATE/etc" /etc
+mount -t tmpfs -o mode=755 bed /run
+mount -t tmpfs -o mode=755 bed /var/spool
+mount -t tmpfs -o mode=1777 bed /var/mail
+if [ -n "$BED_SPOOL" ]; then mount --bind "$BED_SPOOL" /var/spool; chmod 755 /var/spool; fi
+if [ -n "$BED_LAYER" ]; then
+    mount -t overlay -o "ro,lowerdir=$BED_LAYER/usr:/usr" bed /usr
+    cp -a --no-clobber "$BED_LAYER/etc/." /etc/
+fi
+mkdir -p /run/lock /run/pamrelay /etc/pamrelay
+mkdir -p -m 700 /var/spool/pamrelay
+export TMPDIR=$BED_PRIVATE/tmp LC_ALL=C.UTF-8 PYTHONDONTWRITEBYTECODE=1
+PATH=$PATH:/usr/sbin:/sbin
+
+# 2. The users: those of the relay, and people. No home, no mail box, no login record: useradd would make them outside /etc.
+system_user() { id "$1" >/dev/null 2>&1 || useradd --system --user-group --no-log-init --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin "$1"; }
+person() { # NAME PASSWORD [chpasswd options: another hash than yescrypt]
+    local name=$1 password=$2; shift 2
+    id "$name" >/dev/null 2>&1 || useradd --no-log-init --no-create-home --home-dir /nonexistent --shell /bin/sh "$name" 2>/dev/null
+    printf '%s:%s\n' "$name" "$password" | chpasswd "$@"
+}
+
+rm -f /etc/nologin
+for name in pamrelay pamrelay-keys pamrelay-queue; do system_user "$name"; done
+chown pamrelay-queue:pamrelay-queue /var/spool/pamrelay
+if [ -n "$BED_LAYER" ]; then for name in postfix postdrop; do system_user "$name"; done; fi
+
+person demo 'demo password' -c YESCRYPT
+if [ "${BED_PEOPLE:-}" = all ]; then
+    person ada 'Correct horse 1' -c YESCRYPT
+    person grace 'pässwörd €' -c YESCRYPT
+    person quick 'quick password' -c SHA512 -s 1000
+    person gone 'gone password' -c SHA512 -s 1000
+    chage -E 2020-01-01 gone
+    person aged 'aged password' -c SHA512 -s 1000
+    chage -d 0 aged
+    useradd --uid 900 --no-log-init --no-create-home --home-dir /nonexistent --shell /bin/sh low 2>/dev/null
+    person low 'low password' -c SHA512 -s 1000
+fi
+
+# 3. The PAM service, as Debian's package installs it.
+install -m 644 "$BED_ROOT"/pam.d/*debian* /etc/pam.d/smtp
+
+# 4. Loopback, where the network is our own, and the names used by the tests.
+/usr/bin/python3 "$BED_ROOT/tests/bed/loopback.py"
+printf '127.0.0.1 localhost relay.test smarthost.test\n::1 localhost\n' >/etc/hosts
+
+# 5. Not exec: this shell is the first process here, and takes in those whose parents have ended.
+status=0
+"$@" || status=$?
+exit "$status"
