@@ -1,0 +1,109 @@
+"""Runs the system tests: one line for each, then `N passed, N failed, N skipped`.
+
+    run.py [--without-root] [--totals FILE]
+
+The environment's TESTS, a word, picks tests whose file or name contains it. `--without-root` names every test as skipped.
+"""
+
+import argparse
+import os
+import sys
+import time
+import traceback
+import unittest
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "bed")]
+
+
+class OneLineEach(unittest.TestResult):
+    def __init__(self):
+        super().__init__()
+        self.passed = 0
+        self.began = 0.0
+
+    def startTest(self, test):
+        super().startTest(test)
+        self.began = time.monotonic()
+
+    def say(self, word, test, more=""):
+        took = f"  ({time.monotonic() - self.began:.1f} s)" if word == "ok" else ""
+        print(f"{word:8}{sentence(test)}{took}{more}", flush=True)
+
+    def addSuccess(self, test):
+        super().addSuccess(test)
+        self.passed += 1
+        self.say("ok", test)
+
+    def addSkip(self, test, reason):
+        super().addSkip(test, reason)
+        self.say("skipped", test, f": {reason}")
+
+    def addFailure(self, test, err):
+        super().addFailure(test, err)
+        self.tell(test, err)
+
+    def addError(self, test, err):
+        super().addError(test, err)
+        self.tell(test, err)
+
+    def addSubTest(self, test, subtest, err):
+        super().addSubTest(test, subtest, err)
+        if err is not None:
+            self.tell(subtest, err)
+
+    def tell(self, test, err):
+        self.say("FAILED", test)
+        print("    " + "".join(traceback.format_exception(*err)).rstrip().replace("\n", "\n    "))
+        log = Path(os.environ.get("BED_PRIVATE", "/nonexistent")) / "tmp/relay.log"
+        if log.exists():
+            lines = log.read_text(errors="replace").splitlines()[-25:]
+            print("    the relay's log ends with:\n" + "".join(f"    | {line}\n" for line in lines), flush=True)
+
+
+def sentence(test):
+    """`test_clients: swaks sends with PLAIN over STARTTLS`."""
+    if not hasattr(test, "_testMethodName"):
+        return str(test)
+    file = type(test).__module__.removeprefix("test_")
+    return f"{file}: {test._testMethodName.removeprefix('test_').replace('_', ' ')}"
+
+
+def tests_in(suite):
+    for entry in suite:
+        if isinstance(entry, unittest.TestSuite):
+            yield from tests_in(entry)
+        else:
+            yield entry
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--without-root", action="store_true")
+    parser.add_argument("--totals")
+    arguments = parser.parse_args()
+    if arguments.without_root:
+        os.environ.setdefault("BED_ROOT", str(HERE.parent.parent))
+        os.environ.setdefault("BED_PRIVATE", "/nonexistent")
+
+    wanted = os.environ.get("TESTS", "").replace("_", " ")
+    found = unittest.defaultTestLoader.discover(str(HERE), "test_*.py")
+    chosen = [test for test in tests_in(found) if wanted in sentence(test)]
+    result = OneLineEach()
+    if arguments.without_root:
+        for test in chosen:
+            result.addSkip(test, "needs root")
+    else:
+        unittest.TestSuite(chosen).run(result)
+
+    failed = len(result.failures) + len(result.errors)
+    line = f"{result.passed} passed, {failed} failed, {len(result.skipped)} skipped"
+    print(f"system: {line}")
+    if arguments.totals:
+        Path(arguments.totals).write_text(f"{result.passed} {failed} {len(result.skipped)}\n")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""What most system tests share: one relay and one sink for a class of tests, or one of each for a test of its own."""
+
+import itertools
+import unittest
+
+import bed
+from sink import Sink
+
+_numbers = itertools.count(1)
+
+
+def unique(word="message"):
+    """A subject that no other test has."""
+    return f"{word} {next(_numbers)}"
+
+
+class WithRelay(unittest.TestCase):
+    """One relay for all tests of the class: for tests that leave it as they found it."""
+
+    settings = {}
+
+    @classmethod
+    def setUpClass(cls):
+        cls.sink = Sink(bed.SINK)
+        cls.addClassCleanup(cls.sink.close)
+        cls.relay = bed.Relay(**cls.settings).start()
+        cls.addClassCleanup(cls.relay.stop)
+
+    def arrives(self, subject, timeout=15):
+        return self.sink.wait_subject(subject, timeout)
+
+
+class OwnRelay(unittest.TestCase):
+    """A relay for each test, with settings of its own."""
+
+    def start_relay(self, **settings):
+        relay = bed.Relay(**settings).start()
+        self.addCleanup(relay.stop)
+        return relay
+
+    def start_sink(self, port=bed.SINK, **more):
+        sink = Sink(port, **more)
+        self.addCleanup(sink.close)
+        return sink
