@@ -1,6 +1,7 @@
 """From the queue to the next host: a real Postfix, and a sink that misbehaves on demand."""
 
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -214,7 +215,6 @@ class Trouble(OwnRelay):
     def test_a_maildir_route_files_the_mail(self):
         box = Path("/var/mail/archive")
         box.mkdir(exist_ok=True)
-        import shutil
         shutil.chown(box, "pamrelay-queue", "pamrelay-queue")
         self.start_relay(routes=[{"domains": ["archive.test"], "maildir": str(box)}, *smart_host(bed.SINK)])
         message = bed.letter(unique("archive"), AWKWARD)

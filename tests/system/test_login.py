@@ -1,6 +1,6 @@
 """Who may send: the verdicts of the real PAM stack, and what a client hears of them."""
 
-import re
+import signal
 import time
 
 import bed
@@ -122,7 +122,6 @@ class TheHelper(OwnRelay):
             client.says(bed.auth_plain(*bed.DEMO), "454 4.7.0")
 
     def test_a_stopped_helper_is_a_temporary_failure_and_then_it_serves_again(self):
-        import signal
         relay = self.start_relay(auth={"deadline": "1s"})
         helper = relay.kill_role("auth", signal.SIGSTOP)
 
@@ -171,5 +170,5 @@ class TheHelper(OwnRelay):
         relay.start(wait=False)
 
         bed.wait_for("the relay gives up or says why", lambda: relay.process.poll() is not None or "not-there" in relay.log())
-        self.assertRegex(relay.log(), re.compile(r"not-there"))
+        self.assertIn("not-there", relay.log())
         self.assertFalse(relay.process.poll() == 0)

@@ -1,0 +1,217 @@
+"""Every limit answers, and what was accepted stays."""
+
+import subprocess
+import time
+
+import bed
+from support import OwnRelay, WithRelay, unique
+
+
+class Sizes(WithRelay):
+    settings = {"limits": {"message_size": "64KiB", "recipients": 5, "bad_commands": 4}}
+
+    def test_a_declared_size_above_the_limit_is_refused_at_mail(self):
+        with bed.Client.logged_in(bed.QUICK) as client:
+            self.assertIn("SIZE 65536", client.says("EHLO again.test"))
+            client.says("MAIL FROM:<demo@relay.test> SIZE=65537", "552 5.3.4")
+            client.says("MAIL FROM:<demo@relay.test> SIZE=65536", "250 ")
+
+    def test_a_message_above_the_limit_is_refused_after_data_and_the_session_goes_on(self):
+        subject = unique("after the large one")
+        with bed.Client.logged_in(bed.QUICK) as client:
+            client.mails(bed.letter(unique("large"), b"x" * 76 + b"\r\n" + b"line\r\n" * 20000), expected="552 5.3.4")
+            client.mails(bed.letter(subject))
+        self.arrives(subject)
+
+    def test_one_recipient_too_many_is_a_temporary_refusal_and_the_others_get_the_mail(self):
+        subject = unique("many")
+        with bed.Client.logged_in(bed.QUICK) as client:
+            client.says("MAIL FROM:<demo@relay.test>")
+            for number in range(5):
+                client.says(f"RCPT TO:<r{number}@far.test>")
+            client.says("RCPT TO:<r5@far.test>", "452 4.5.3")
+            client.says("DATA", "354")
+            client.send(bed.letter(subject) + b".\r\n")
+            client.expects("250 ")
+        self.assertEqual(len(self.arrives(subject).recipients), 5)
+
+    def test_too_many_bad_commands_end_the_session(self):
+        with bed.Client.secured() as client:
+            answers = []
+            for _ in range(12):
+                client.send("FROBNICATE\r\n")
+                try:
+                    answers.append(client.reply())
+                except (EOFError, OSError):
+                    break
+            self.assertRegex(answers[0], "^50[02] ")
+            self.assertRegex(answers[-1], "^421 ")
+            self.assertLessEqual(len(answers), 6)
+
+    def test_a_command_line_that_is_too_long_is_refused_and_the_session_goes_on(self):
+        with bed.Client.secured() as client:
+            client.says("NOOP " + "x" * 600, "500 5.5.[26]")
+            client.says("NOOP", "250 ")
+
+    def test_an_endless_command_line_takes_no_memory(self):
+        with bed.Client.secured() as client:
+            front = self.relay.pids()["front"]
+            before = resident(front)
+            try:
+                for _ in range(200):
+                    client.send(b"x" * 65536)
+            except OSError:
+                pass  # being cut off is fine
+            self.assertLess(resident(front) - before, 4096)
+        with bed.Client.logged_in(bed.QUICK):
+            pass
+
+
+def resident(pid):
+    """kB in memory now."""
+    return next(int(line.split()[1]) for line in open(f"/proc/{pid}/status") if line.startswith("VmRSS:"))
+
+
+class Memory(OwnRelay):
+    def test_fifty_clients_in_the_middle_of_large_messages_take_bounded_memory(self):
+        relay = self.start_relay()
+        clients = [bed.Client.logged_in(bed.QUICK) for _ in range(50)]
+        for client in clients:
+            self.addCleanup(client.close)
+        pids = relay.pids()
+        before = {role: resident(pids[role]) for role in ("front", "queue")}
+
+        for client in clients:
+            client.says("MAIL FROM:<demo@relay.test>")
+            client.says("RCPT TO:<someone@far.test>")
+            client.says("DATA", "354")
+            client.send(bed.letter(unique("half")) + b"text and text\r\n" * 70000)
+
+        # 50 megabytes are under way: at most some buffers of each session may be in memory.
+        for role in before:
+            self.assertLess(resident(pids[role]) - before[role], 25_000, role)
+
+
+class Times(OwnRelay):
+    def test_a_silent_client_is_told_421_before_and_after_login(self):
+        self.start_relay(limits={"command_timeout": "1s"})
+        with bed.Client.connect() as client, bed.Client.logged_in(bed.QUICK) as other:
+            began = time.monotonic()
+            client.expects("421 4.4.2")
+            other.expects("421 4.4.2")
+            self.assertTrue(client.closed())
+            self.assertLess(time.monotonic() - began, 5)
+
+    def test_a_client_that_drips_bytes_cannot_hold_a_session_for_ever(self):
+        self.start_relay(limits={"command_timeout": "2s"})
+        with bed.Client.connect() as client:
+            began = time.monotonic()
+            client.sock.settimeout(0.4)
+            while time.monotonic() - began < 10:
+                try:
+                    client.send("x")
+                    if b"421" in client.sock.recv(100):
+                        break
+                except TimeoutError:
+                    continue
+                except OSError:
+                    break
+            self.assertLess(time.monotonic() - began, 6)
+
+    def test_no_progress_in_the_text_ends_the_session_and_queues_nothing(self):
+        relay = self.start_relay(limits={"data_timeout": "1s"})
+        with bed.Client.logged_in(bed.QUICK) as client:
+            client.says("MAIL FROM:<demo@relay.test>")
+            client.says("RCPT TO:<someone@far.test>")
+            client.says("DATA", "354")
+            client.send("Subject: stuck\r\n")
+            client.expects("421 4.4.2")
+        self.assertEqual(relay.queue_json("list"), [])
+
+    def test_a_session_ends_when_its_time_is_over(self):
+        self.start_relay(limits={"session_timeout": "2s"})
+        with bed.Client.secured() as client:
+            began = time.monotonic()
+            try:
+                while time.monotonic() - began < 8:
+                    client.says("NOOP", "250|421")
+                    time.sleep(0.2)
+            except (EOFError, OSError, AssertionError):
+                pass
+            self.assertLess(time.monotonic() - began, 5)
+
+
+class Numbers(OwnRelay):
+    def test_one_address_may_not_have_more_sessions_than_allowed(self):
+        self.start_relay(limits={"sessions_per_address": 3})
+        # The look whether the relay answers was a session too: let it end.
+        time.sleep(0.3)
+        held = [bed.Client.connect() for _ in range(3)]
+        for client in held:
+            self.addCleanup(client.close)
+
+        with bed.Client.connect() as refused:
+            self.assertRegex(refused.greeting, "^421 4.7.0")
+        held.pop().close()
+        bed.wait_for("a place is free again", lambda: self.greeting().startswith("220"))
+
+    def greeting(self):
+        with bed.Client.connect() as client:
+            return client.greeting
+
+    def test_there_may_not_be_more_sessions_in_all_than_allowed(self):
+        self.start_relay(limits={"sessions": 3, "sessions_per_address": 100})
+        time.sleep(0.3)
+        held = [bed.Client.connect() for _ in range(3)]
+        for client in held:
+            self.addCleanup(client.close)
+
+        with bed.Client.connect() as refused:
+            self.assertRegex(refused.greeting, "^421 4")
+
+
+class Disk(OwnRelay):
+    def test_a_full_disk_is_a_temporary_refusal_and_what_was_accepted_stays(self):
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m,mode=700", "bed", bed.SPOOL], check=True)
+        self.addCleanup(subprocess.run, ["umount", "--lazy", bed.SPOOL], check=True)
+        subprocess.run(["chown", "pamrelay-queue:pamrelay-queue", bed.SPOOL], check=True)
+        relay = self.start_relay()
+        accepted, refusal = [], ""
+        with bed.Client.logged_in(bed.QUICK) as client:
+            for number in range(60):
+                subject = unique("disk")
+                body = b"sixteen bytes...\r\n" * (20000 if number % 2 else 100)
+                answer = client.mails(bed.letter(subject, body), expected="250|452")
+                if answer.startswith("250"):
+                    accepted.append(subject)
+                else:
+                    refusal = answer
+                    break
+            self.assertRegex(refusal, r"^452 4\.3\.1")
+            self.assertGreater(len(accepted), 2)
+            client.says("NOOP", "250 ")
+
+        sink = self.start_sink()
+
+        sink.wait(len(accepted), 30)
+        self.assertEqual(sorted(message.subject for message in sink.messages), sorted(accepted))
+        bed.wait_for("the queue is empty", lambda: not relay.queue_json("list"))
+        with bed.Client.logged_in(bed.QUICK) as client:
+            client.mails(bed.letter(unique("room again")))
+
+    def test_a_damaged_store_is_refused_with_words(self):
+        relay = bed.Relay()
+        relay.start()
+        with bed.Client.logged_in(bed.QUICK) as client:
+            client.mails(bed.letter(unique("kept")))
+        relay.stop()
+        (bed.SPOOL / "queue.db").write_bytes(b"this is not a database at all, just text\n" * 500)
+        for extra in bed.SPOOL.glob("queue.db-*"):
+            extra.unlink()
+
+        relay.fresh = False
+        self.addCleanup(relay.stop)
+        relay.start(wait=False)
+
+        relay.wait_log(r"(?i)damaged|not a database|corrupt|malformed", 15)
+        self.assertIn("queue.db", relay.log())
