@@ -26,7 +26,7 @@ PATH=$PATH:/usr/sbin:/sbin
 system_user() { id "$1" >/dev/null 2>&1 || useradd --system --user-group --no-log-init --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin "$1"; }
 person() { # NAME PASSWORD [chpasswd options: another hash than yescrypt]
     local name=$1 password=$2; shift 2
-    id "$name" >/dev/null 2>&1 || useradd --no-log-init --no-create-home --home-dir /nonexistent --shell /bin/sh "$name" 2>/dev/null
+    id "$name" >/dev/null 2>&1 || useradd --no-log-init --no-create-home --home-dir /nonexistent --shell /bin/sh "$name"
     printf '%s:%s\n' "$name" "$password" | chpasswd "$@"
 }
 
@@ -44,7 +44,7 @@ if [ "${BED_PEOPLE:-}" = all ]; then
     chage -E 2020-01-01 gone
     person aged 'aged password' -c SHA512 -s 1000
     chage -d 0 aged
-    useradd --uid 900 --no-log-init --no-create-home --home-dir /nonexistent --shell /bin/sh low 2>/dev/null
+    system_user low # with a number below min_uid
     person low 'low password' -c SHA512 -s 1000
 fi
 
