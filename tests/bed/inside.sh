@@ -49,7 +49,7 @@ if [ "${BED_PEOPLE:-}" = all ]; then
 fi
 
 # 3. The PAM service, as Debian's package installs it.
-install -m 644 "$BED_ROOT"/pam.d/*debian* /etc/pam.d/smtp
+install -m 644 "$BED_ROOT/pam.d/debian/smtp" /etc/pam.d/smtp
 
 # 4. Loopback, where the network is our own, and the names used by the tests.
 /usr/bin/python3 "$BED_ROOT/tests/bed/loopback.py"

@@ -13,11 +13,12 @@ export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
 say() { printf 'packages: %s\n' "$*" >&2; }
 
 as_root() {
-    if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n DEBIAN_FRONTEND=noninteractive "$@"; fi
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo DEBIAN_FRONTEND=noninteractive "$@"; fi
 }
 
+# As root, or by a sudo that asks nothing, or one that can ask on a terminal.
 may_install() {
-    command -v apt-get >/dev/null && { [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }
+    [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null || { [ -t 0 ] && sudo -v; }
 }
 
 # apt without a word unless it fails; a failure may only mean that the lists are old.
@@ -50,7 +51,8 @@ host() {
 
 # The stamp names the packages and the state of the machine's own: a layer holds what the machine lacks.
 layer() {
-    local dir=$1 stamp deb part; shift
+    local dir stamp deb part
+    dir=$(realpath --canonicalize-missing -- "$1"); shift
     stamp="$* $(sha256sum </var/lib/dpkg/status)"
     [ "$(cat "$dir/.stamp" 2>/dev/null || true)" != "$stamp" ] || return 0
 
