@@ -109,7 +109,7 @@ fn numbered(count: usize) -> Vec<Job> {
     (0..count)
         .map(|number| {
             let mut job = samples::job("s@a.example", &["x@b.example", "y@b.example"]);
-            job.id = QueueId::for_test(&format!("m{number}"));
+            job.id = QueueId::of_number(number as u64 + 1).expect("not zero");
             job.content = samples::content(&format!("Subject: {number}\r\n\r\nbody\r\n"));
             job
         })
@@ -301,7 +301,7 @@ async fn refused_recipients_leave_the_next_message_clean() {
             .map(|number| {
                 let to = if number % 2 == 0 { "bad@b.example" } else { "good@b.example" };
                 let mut job = samples::job("s@a.example", &[to]);
-                job.id = QueueId::for_test(&format!("m{number:02}"));
+                job.id = QueueId::of_number(number + 1).expect("not zero");
                 job
             })
             .collect();

@@ -1,0 +1,85 @@
+//! The front end's way to ask root about one password.
+//!
+//! One connection carries one question and one answer, then both sides close, so an answer that comes late has
+//! nobody to be credited to. Whatever is doubtful (no helper, a wrong peer, a frame that does not decode, silence)
+//! is *unavailable*, never *accept*.
+
+mod answer;
+mod password;
+
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pamrelay_authwire::{MAX_VERDICT, Question, QuestionFrame, Verdict};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+pub use answer::{Answer, Identity, Trouble};
+pub use password::Password;
+
+/// Where the helper listens, and how long a question may take in all.
+#[derive(Clone, Debug)]
+pub struct Helper {
+    path: PathBuf,
+    deadline: Duration,
+    /// The only uid whose word counts.
+    uid: u32,
+}
+
+/// Why there is no verdict.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthError {
+    #[error("cannot reach the helper: {0}")]
+    Unreachable(io::Error),
+    #[error("the process behind the helper's socket is uid {0}, not root")]
+    Impostor(u32),
+    #[error("the helper went away: {0}")]
+    Cut(io::Error),
+    #[error("the helper's answer makes no sense")]
+    Nonsense,
+    #[error("the helper did not answer within {0:?}")]
+    TimedOut(Duration),
+}
+
+impl Helper {
+    /// The real helper is root.
+    pub fn new(path: PathBuf, deadline: Duration) -> Self {
+        Self::served_by(path, deadline, 0)
+    }
+
+    /// A helper that some other uid plays, in tests that are not run by root.
+    pub fn served_by(path: PathBuf, deadline: Duration, uid: u32) -> Self {
+        Self { path, deadline, uid }
+    }
+
+    /// May `user`, with this password, from this address, send? `session` is what the ticket will be bound to.
+    pub async fn ask(&self, session: u64, peer: IpAddr, user: &[u8], password: Password) -> Answer {
+        // One question to a connection: its id can be the session's.
+        let question = Question { id: session, session, peer: Question::peer_bytes(peer), user, password: password.as_bytes() };
+        let Some(frame) = question.encode() else {
+            return Answer::unaskable();
+        };
+        drop(password);
+        match timeout(self.deadline, self.exchange(session, &frame)).await {
+            Ok(Ok(verdict)) => Answer::from(verdict.outcome),
+            Ok(Err(error)) => Answer::Unavailable(Trouble::NoAnswer(error)),
+            Err(_) => Answer::Unavailable(Trouble::NoAnswer(AuthError::TimedOut(self.deadline))),
+        }
+    }
+
+    async fn exchange(&self, id: u64, frame: &QuestionFrame) -> Result<Verdict, AuthError> {
+        let mut stream = UnixStream::connect(&self.path).await.map_err(AuthError::Unreachable)?;
+        let uid = stream.peer_cred().map_err(AuthError::Unreachable)?.uid();
+        if uid != self.uid {
+            return Err(AuthError::Impostor(uid));
+        }
+        stream.write_all(frame.as_bytes()).await.map_err(AuthError::Cut)?;
+        let mut bytes = Vec::new();
+        let limit = u64::try_from(MAX_VERDICT).unwrap_or(u64::MAX).saturating_add(1);
+        stream.take(limit).read_to_end(&mut bytes).await.map_err(AuthError::Cut)?;
+        Verdict::decode(&bytes).filter(|verdict| verdict.id == id).ok_or(AuthError::Nonsense)
+    }
+}
