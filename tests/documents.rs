@@ -31,6 +31,101 @@ fn the_manual_page_of_the_configuration_is_up_to_date() {
 }
 
 #[test]
+fn the_manual_page_of_the_program_is_up_to_date() {
+    compare("man/pamrelay.8", &program_page());
+}
+
+#[test]
+fn the_manual_page_of_the_helper_has_every_setting() {
+    let settings = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/pam-helper/src/settings.rs")).unwrap();
+    let page = std::fs::read_to_string(committed("man/pamrelay-auth.8")).unwrap();
+    let names: Vec<&str> = settings.lines().filter_map(|line| line.strip_prefix("//! | `")?.split('`').next()).collect();
+
+    let shown: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix(".B ")).filter(|name| name.starts_with("PAMRELAY_")).collect();
+
+    assert!(names.len() > 5);
+    assert_eq!(shown, names);
+}
+
+/// One page for all commands, as an administrator looks for it: the frame by clap_mangen, the commands one after the other.
+fn program_page() -> String {
+    let mut command = pamrelay::cli::command().disable_help_subcommand(true);
+    command.build();
+    let page =
+        clap_mangen::Man::new(command.clone()).title("PAMRELAY").section("8").manual("System administration").source("pamrelay").date("");
+    let mut out = Vec::new();
+    page.render_title(&mut out).unwrap();
+    page.render_name_section(&mut out).unwrap();
+    let mut out = String::from_utf8(out).unwrap();
+    out.push_str(".SH SYNOPSIS\n");
+    synopses(&command, &mut out);
+    out.push_str(".SH DESCRIPTION\n");
+    paragraphs(&command, &mut out);
+    out.push_str(".SH COMMANDS\n");
+    commands(&command, &mut out);
+    out.push_str(include_str!("documents/pamrelay.8.end"));
+    out
+}
+
+fn visible(command: &clap::Command) -> impl Iterator<Item = &clap::Command> {
+    command.get_subcommands().filter(|inner| !inner.is_hide_set())
+}
+
+fn synopses(command: &clap::Command, out: &mut String) {
+    for inner in visible(command) {
+        if !inner.is_subcommand_required_set() {
+            let usage = inner.clone().render_usage().to_string();
+            let line = usage.trim_start_matches("Usage:").lines().next().unwrap_or_default().trim().replace(" [COMMAND]", "");
+            out.push_str(&format!(".B {}\n.br\n", roff(&line)));
+        }
+        synopses(inner, out);
+    }
+}
+
+fn commands(command: &clap::Command, out: &mut String) {
+    for inner in visible(command) {
+        if !inner.is_subcommand_required_set() {
+            let name = inner.get_bin_name().unwrap_or(inner.get_name());
+            out.push_str(&format!(".SS {}\n", roff(name)));
+            paragraphs(inner, out);
+            for argument in inner.get_arguments().filter(|argument| !argument.is_hide_set() && argument.get_id() != "help") {
+                let value = argument.get_value_names().map(|names| names.join(" ")).filter(|_| argument.get_action().takes_values());
+                let written = match (argument.get_long(), value) {
+                    (Some(long), Some(value)) => format!("--{long} {value}"),
+                    (Some(long), None) => format!("--{long}"),
+                    (None, value) => value.unwrap_or_default(),
+                };
+                let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+                let default: Vec<_> = argument.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
+                let default = if default.is_empty() || !argument.get_action().takes_values() {
+                    String::new()
+                } else {
+                    format!(" ({})", default.join(" "))
+                };
+                out.push_str(&format!(".TP\n.B {}\n{}{}.\n", roff(&written), roff(&help), roff(&default)));
+            }
+        }
+        commands(inner, out);
+    }
+}
+
+fn paragraphs(command: &clap::Command, out: &mut String) {
+    let text = command.get_long_about().or(command.get_about()).map(ToString::to_string).unwrap_or_default();
+    for (i, paragraph) in text.split("\n\n").enumerate() {
+        if i > 0 {
+            out.push_str(".PP\n");
+        }
+        let end = if paragraph.ends_with(['.', ':']) { "" } else { "." };
+        out.push_str(&format!("{}{end}\n", roff(paragraph)));
+    }
+}
+
+fn roff(text: &str) -> String {
+    let text = text.replace('\\', "\\e").replace('-', "\\-").replace('`', "\"");
+    if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }
+}
+
+#[test]
 fn the_example_configuration_is_taken() {
     let config = Config::parse(&manual::example(), Path::new("example")).unwrap();
 

@@ -47,22 +47,22 @@ impl fmt::Display for Name {
 
 /// What a role is started with.
 #[derive(Clone, Debug)]
-pub struct Start {
-    pub program: PathBuf,
-    pub arguments: Vec<OsString>,
-    pub environment: Vec<(&'static str, String)>,
+pub(super) struct Start {
+    pub(super) program: PathBuf,
+    pub(super) arguments: Vec<OsString>,
+    pub(super) environment: Vec<(&'static str, String)>,
 }
 
-pub struct Role {
-    pub name: Name,
-    pub start: Start,
+pub(super) struct Role {
+    pub(super) name: Name,
+    pub(super) start: Start,
     /// Our own program, which prepares the child before it becomes the role's.
     launcher: PathBuf,
     listener: Option<UnixListener>,
     notify: UnixDatagram,
     notify_path: PathBuf,
     child: Option<Child>,
-    pub ready: Readiness,
+    pub(super) ready: Readiness,
     begun: Instant,
     pause: Duration,
     /// When a dead one is started again.
@@ -70,14 +70,14 @@ pub struct Role {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Readiness {
+pub(super) enum Readiness {
     Starting,
     Ready,
 }
 
 /// What happens to a role.
 #[derive(Debug)]
-pub enum Happening {
+pub(super) enum Happening {
     Ready,
     Died(ExitStatus),
     Due,
@@ -85,7 +85,7 @@ pub enum Happening {
 
 impl Role {
     /// `directory` holds the notify sockets; it belongs to root alone.
-    pub fn new(name: Name, start: Start, launcher: PathBuf, listener: Option<UnixListener>, directory: &Path) -> io::Result<Self> {
+    pub(super) fn new(name: Name, start: Start, launcher: PathBuf, listener: Option<UnixListener>, directory: &Path) -> io::Result<Self> {
         let notify_path = directory.join(name.to_string());
         super::remove_socket(&notify_path)?;
         let notify = UnixDatagram::bind(&notify_path)?;
@@ -106,7 +106,7 @@ impl Role {
     }
 
     /// Starts it, or plans another try.
-    pub fn launch(&mut self) {
+    pub(super) fn launch(&mut self) {
         self.due = None;
         self.ready = Readiness::Starting;
         self.begun = Instant::now();
@@ -148,7 +148,7 @@ impl Role {
     }
 
     /// Waits for the next thing. Nothing is lost if the future is dropped.
-    pub async fn next(&mut self) -> Happening {
+    pub(super) async fn next(&mut self) -> Happening {
         let mut words = [0; 4096];
         let exited = async {
             match &mut self.child {
@@ -185,7 +185,7 @@ impl Role {
     }
 
     /// Plans the next start of one that died, later each time it dies soon. Gives the pause.
-    pub fn plan(&mut self) -> Duration {
+    pub(super) fn plan(&mut self) -> Duration {
         if self.begun.elapsed() >= PROVEN {
             self.pause = FIRST_PAUSE;
         }
@@ -195,11 +195,7 @@ impl Role {
         pause
     }
 
-    pub fn lives(&self) -> bool {
-        self.child.is_some()
-    }
-
-    pub fn signal(&self, signal: Signal) {
+    pub(super) fn signal(&self, signal: Signal) {
         // Until it was waited for, the pid is nobody else's.
         if let Some(pid) = self.child.as_ref().and_then(Child::id).and_then(|pid| i32::try_from(pid).ok()) {
             let _ = kill(Pid::from_raw(pid), signal);
@@ -207,7 +203,7 @@ impl Role {
     }
 
     /// Asks it to end, insists after `patience`, and returns when it is gone.
-    pub async fn end(&mut self, patience: Duration) {
+    pub(super) async fn end(&mut self, patience: Duration) {
         self.due = None;
         self.signal(Signal::SIGTERM);
         let Some(child) = &mut self.child else { return };

@@ -1,0 +1,92 @@
+//! The systemd units, as systemd itself reads them.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+const UNITS: [&str; 8] = [
+    "pamrelay.service",
+    "pamrelay-front.service",
+    "pamrelay-auth.service",
+    "pamrelay-keys.service",
+    "pamrelay-queue.service",
+    "pamrelay-auth.socket",
+    "pamrelay-keys.socket",
+    "pamrelay-queue.socket",
+];
+
+/// What it costs a role to be attacked, from 0 (best) to 100, by systemd's own reckoning. The helper's worth is uid 0 and the network its modules use.
+const EXPOSURE: [(&str, &str); 4] =
+    [("pamrelay-front.service", "22"), ("pamrelay-keys.service", "13"), ("pamrelay-queue.service", "18"), ("pamrelay-auth.service", "30")];
+
+fn source(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd").join(name)).unwrap()
+}
+
+fn systemd_is_missing(test: &str) -> bool {
+    let missing = Command::new("systemd-analyze").arg("--version").output().is_err();
+    if missing {
+        eprintln!("SKIPPED {test}: it needs systemd-analyze (apt-get install systemd)");
+    }
+    missing
+}
+
+/// The units in a directory of their own, with programs that exist here.
+fn staged() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    for name in UNITS {
+        let text = source(name)
+            .replace("/usr/sbin/pamrelay", env!("CARGO_BIN_EXE_pamrelay"))
+            .replace("/usr/libexec/pamrelay/pamrelay-auth", "/bin/true");
+        fs::write(directory.path().join(name), text).unwrap();
+    }
+    directory
+}
+
+#[test]
+fn systemd_has_nothing_to_say_about_the_units() {
+    if systemd_is_missing("systemd_has_nothing_to_say_about_the_units") {
+        return;
+    }
+    let directory = staged();
+
+    let verify =
+        Command::new("systemd-analyze").args(["verify", "--man=no"]).args(UNITS.map(|name| directory.path().join(name))).output().unwrap();
+
+    let said = String::from_utf8_lossy(&verify.stderr);
+    let ours: Vec<&str> = said.lines().filter(|line| line.contains("pamrelay")).collect();
+    assert!(verify.status.success() && ours.is_empty(), "{said}");
+}
+
+#[test]
+fn the_roles_stay_as_closed_as_they_are() {
+    if systemd_is_missing("the_roles_stay_as_closed_as_they_are") {
+        return;
+    }
+    let directory = staged();
+    for (name, threshold) in EXPOSURE {
+        let security = Command::new("systemd-analyze")
+            .args(["security", "--no-pager", "--offline=true", &format!("--threshold={threshold}")])
+            .arg(directory.path().join(name))
+            .output()
+            .unwrap();
+
+        assert!(
+            security.status.success(),
+            "{name}: {}{}",
+            String::from_utf8_lossy(&security.stdout),
+            String::from_utf8_lossy(&security.stderr)
+        );
+    }
+}
+
+#[test]
+fn every_role_follows_the_umbrella_and_restarts_by_itself() {
+    for name in UNITS.into_iter().filter(|name| *name != "pamrelay.service") {
+        assert!(source(name).contains("\nPartOf=pamrelay.service\n"), "{name}");
+        assert!(!source(name).contains("\nRuntimeDirectory="), "{name}");
+        if name.ends_with(".service") {
+            assert!(source(name).contains("\nRestart=always\n") && source(name).contains("\nStartLimitIntervalSec=0\n"), "{name}");
+        }
+    }
+}
