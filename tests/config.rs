@@ -173,8 +173,10 @@ fn each_mistake_has_its_place_and_its_words() {
         // Together.
         ("delivery: { first_retry: 5h }", "t.yaml:2:26: delivery.first_retry: first_retry (5h) is longer than longest_retry (4h)"),
         ("delivery: { give_up: 1h }", "t.yaml:2:22: delivery.give_up: longest_retry (4h) is longer than give_up (1h)"),
-        ("limits: { session_timeout: 1m }", "command_timeout (5m) is longer than session_timeout (1m)"),
-        ("limits: { sessions: 10, sessions_per_address: 11 }", "one address may have 11 sessions, all together only 10"),
+        (
+            "limits: { session_timeout: 1m, command_timeout: 2m }",
+            "t.yaml:2:49: limits.command_timeout: command_timeout (2m) is longer than session_timeout (1m)",
+        ),
         ("tls: { client_key: c.key }", "t.yaml:2:20: tls.client_key: client_certificate and client_key are wanted together"),
         ("spool: /run/pamrelay/spool", "t.yaml:2:8: spool: it is within runtime_dir, which is empty after a restart of the machine"),
         ("spool: /etc/pamrelay", "t.yaml:2:8: spool: spool and tls.directory must be apart"),
@@ -240,6 +242,16 @@ fn all_mistakes_are_told_at_once_in_the_order_of_the_text() {
 
     let places: Vec<&str> = found.lines().map(|line| line.split(": ").next().unwrap()).collect();
     assert_eq!(places, ["t.yaml:2:26", "t.yaml:3:23", "t.yaml:3:26", "t.yaml:4:8", "t.yaml:5:22", "t.yaml:6:6", "t.yaml:7:1"]);
+}
+
+#[test]
+fn json_is_yaml() {
+    let text = "{\n \"listen\": [\n  {\n   \"address\": \"127.0.0.1:2587\",\n   \"tls\": \"starttls\"\n  }\n ],\n \"limits\": {\n  \"sessions\": 3\n },\n \"auth\": {\"failure_floor\": \"200ms\"}\n}\n";
+
+    let config = parse(text).unwrap();
+
+    assert_eq!(config.limits.sessions, 3);
+    assert_eq!(config.auth.failure_floor, Duration::from_millis(200));
 }
 
 #[test]

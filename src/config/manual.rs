@@ -112,7 +112,7 @@ pub fn page() -> String {
          .B pamrelay check\n\
          checks it together with what it names: certificates, PAM service, users, spool.\n\
          .PP\n\
-         Durations are numbers with a unit (s, m, h, d, w) such as 90s or 1h30m. Sizes are octets, or have a unit (KiB, MiB, GiB, kB, MB, GB).\n\
+         Durations are numbers with a unit (ms, s, m, h, d, w) such as 90s or 1h30m. Sizes are octets, or have a unit (KiB, MiB, GiB, kB, MB, GB).\n\
          .SH KEYS\n",
     );
     for row in ROWS {

@@ -21,17 +21,18 @@ pub enum Host {
     Address(IpAddr),
 }
 
-const DURATION_UNITS: [(&str, u64); 5] = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400), ("w", 604_800)];
+/// In milliseconds.
+const DURATION_UNITS: [(&str, u64); 6] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000), ("w", 604_800_000)];
 const SIZE_UNITS: [(&str, u64); 7] =
     [("", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("kB", 1_000), ("MB", 1_000_000), ("GB", 1_000_000_000)];
 
-/// `90s`, `5m`, `1h30m`, `5d`.
+/// `90s`, `5m`, `1h30m`, `5d`, `200ms`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let mut rest = text.trim();
     if rest.is_empty() {
         return Err("it is empty".to_owned());
     }
-    let mut seconds: u64 = 0;
+    let mut total: u64 = 0;
     while !rest.is_empty() {
         let (number, after) = leading_number(rest)?;
         let end = after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len());
@@ -40,27 +41,27 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
             return Err("it has no unit".to_owned());
         }
         let Some((_, factor)) = DURATION_UNITS.iter().find(|(name, _)| *name == unit) else {
-            return Err(format!("there is no unit {unit:?}, only s, m, h, d, w"));
+            return Err(format!("there is no unit {unit:?}, only ms, s, m, h, d, w"));
         };
-        seconds = number.checked_mul(*factor).and_then(|part| seconds.checked_add(part)).ok_or("the number is too large")?;
+        total = number.checked_mul(*factor).and_then(|part| total.checked_add(part)).ok_or("the number is too large")?;
         rest = after.trim_start();
     }
-    Ok(Duration::from_secs(seconds))
+    Ok(Duration::from_millis(total))
 }
 
 /// `1h30m`, in the largest units that fit.
 pub fn duration_text(duration: Duration) -> String {
-    let mut seconds = duration.as_secs();
-    if seconds == 0 {
+    let mut left = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    if left == 0 {
         return "0s".to_owned();
     }
     let mut out = String::new();
     for (unit, factor) in DURATION_UNITS.iter().rev() {
-        let count = seconds / factor;
+        let count = left / factor;
         // Five days read better than "5d", but a week only when it comes out even.
-        if count > 0 && (*unit != "w" || seconds.is_multiple_of(*factor)) {
+        if count > 0 && (*unit != "w" || left.is_multiple_of(*factor)) {
             out.push_str(&format!("{count}{unit}"));
-            seconds %= factor;
+            left %= factor;
         }
     }
     out
@@ -204,6 +205,8 @@ mod tests {
             assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
             assert_eq!(duration(&duration_text(Duration::from_secs(seconds))), Ok(Duration::from_secs(seconds)), "{text}");
         }
+        assert_eq!(duration("1s200ms"), Ok(Duration::from_millis(1200)));
+        assert_eq!(duration_text(Duration::from_millis(1200)), "1s200ms");
         for text in ["", "5", "m", "-5m", "5 minutes", "1.5h", "5m7", "99999999999999999999s", "9999999999999999999w", "5M"] {
             assert!(duration(text).is_err(), "{text}");
         }

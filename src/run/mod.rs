@@ -205,13 +205,17 @@ fn roles(config: &Config, accounts: Accounts) -> Result<[Role; 4], RunError> {
     let us = std::env::current_exe().map_err(step("cannot find this program"))?;
     let helper = helper(&us)?;
     let notify = config.runtime_dir.join("notify");
-    match fs::DirBuilder::new().mode(0o700).create(&notify) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(step(format!("cannot make {}", notify.display()))(error)),
-        Ok(()) | Err(_) => {}
-    }
+    let made = match fs::create_dir(&notify) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    };
+    // Passed through by the roles, each to its own socket; listed by root alone.
+    let made = made.and_then(|()| fs::set_permissions(&notify, Permissions::from_mode(0o711)));
+    made.map_err(step(format!("cannot make {}", notify.display())))?;
     let jail = config.jail();
     let active: OsString = config.active().join("pamrelay.yaml").into();
-    let ours = |role: &str| Start {
+    let ours = |role: &str, user: Uid| Start {
+        user,
         program: us.clone(),
         arguments: vec![role.into(), "--config".into(), active.clone()],
         environment: Vec::new(),
@@ -222,12 +226,12 @@ fn roles(config: &Config, accounts: Accounts) -> Result<[Role; 4], RunError> {
     Ok([
         role(
             Name::Auth,
-            Start { program: helper, arguments: Vec::new(), environment: auth_env(config) },
+            Start { program: helper, arguments: Vec::new(), user: Uid::from_raw(0), environment: auth_env(config) },
             Some(bind(&jail.join("auth"), 0o660, accounts.front.1)?),
         )?,
-        role(Name::Keys, ours("keys"), Some(bind(&jail.join("keys"), 0o666, accounts.keys.1)?))?,
-        role(Name::Queue, ours("queue"), Some(bind(&jail.join("queue"), 0o660, accounts.front.1)?))?,
-        role(Name::Front, ours("front"), None)?,
+        role(Name::Keys, ours("keys", accounts.keys.0), Some(bind(&jail.join("keys"), 0o666, accounts.keys.1)?))?,
+        role(Name::Queue, ours("queue", accounts.queue.0), Some(bind(&jail.join("queue"), 0o660, accounts.front.1)?))?,
+        role(Name::Front, ours("front", accounts.front.0), None)?,
     ])
 }
 

@@ -5,16 +5,18 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::fs::Permissions;
 use std::future::pending;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid};
 use tokio::net::UnixDatagram;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep_until};
@@ -50,6 +52,8 @@ impl fmt::Display for Name {
 pub(super) struct Start {
     pub(super) program: PathBuf,
     pub(super) arguments: Vec<OsString>,
+    /// Whom it becomes.
+    pub(super) user: Uid,
     pub(super) environment: Vec<(&'static str, String)>,
 }
 
@@ -84,11 +88,13 @@ pub(super) enum Happening {
 }
 
 impl Role {
-    /// `directory` holds the notify sockets; it belongs to root alone.
+    /// `directory` holds the notify sockets, each for one user.
     pub(super) fn new(name: Name, start: Start, launcher: PathBuf, listener: Option<UnixListener>, directory: &Path) -> io::Result<Self> {
         let notify_path = directory.join(name.to_string());
         super::remove_socket(&notify_path)?;
         let notify = UnixDatagram::bind(&notify_path)?;
+        std::fs::set_permissions(&notify_path, Permissions::from_mode(0o600))?;
+        nix::unistd::chown(&notify_path, Some(start.user), None)?;
         let begun = Instant::now();
         Ok(Self {
             name,
