@@ -13,5 +13,6 @@ pub mod front;
 pub mod handoff;
 pub mod keys;
 pub mod message;
+pub mod queue;
 pub mod sandbox;
 pub mod session;

@@ -1,0 +1,223 @@
+//! The statements: what a message is in the tables of `schema`.
+//!
+//! Invariant: nothing here begins or ends a transaction; the writer does, around everything that waits.
+
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
+
+use crate::handoff::QueueId;
+use crate::queue::message::Timing;
+use crate::queue::moment::{Moment, millis};
+use crate::queue::store::{Change, DueQuery, Hold};
+
+/// A message to insert.
+#[derive(Debug)]
+pub(super) struct NewRow {
+    pub(super) id: QueueId,
+    pub(super) timing: Timing,
+    pub(super) head: Vec<u8>,
+    pub(super) size: u64,
+    pub(super) sum: u32,
+    pub(super) body: RowBody,
+}
+
+#[derive(Debug)]
+pub(super) enum RowBody {
+    Inline(Bytes),
+    /// `bodies/ID`, synced before.
+    File,
+}
+
+/// A message as it was read, not yet decoded.
+#[derive(Debug)]
+pub(super) struct RawRow {
+    pub(super) id: QueueId,
+    pub(super) timing: Timing,
+    pub(super) hold: Hold,
+    pub(super) size: u64,
+    pub(super) sum: u32,
+    pub(super) place: i64,
+    pub(super) head: Vec<u8>,
+    pub(super) progress: Vec<u8>,
+}
+
+/// What the rows of a message that is gone leave behind.
+pub(super) enum Gone {
+    Nothing,
+    File,
+    NeverWas,
+}
+
+const COLUMNS: &str = "id, arrived, last, due, waited, attempts, held, size, sum, place, head, progress";
+
+pub(super) fn insert(db: &Connection, row: &NewRow) -> rusqlite::Result<()> {
+    let (place, body) = match &row.body {
+        RowBody::Inline(bytes) => (0, Some(bytes)),
+        RowBody::File => (1, None),
+    };
+    db.prepare_cached(
+        "INSERT INTO messages (id, arrived, last, due, waited, attempts, held, size, sum, place, head, progress)
+         VALUES (:id, :arrived, :last, :due, :waited, :attempts, 0, :size, :sum, :place, :head, x'')",
+    )?
+    .execute(named_params! {
+        ":id": number(row.id),
+        ":arrived": row.timing.arrived.0,
+        ":last": row.timing.last.0,
+        ":due": row.timing.due.0,
+        ":waited": millis(row.timing.waited),
+        ":attempts": row.timing.attempts,
+        ":size": i64::try_from(row.size).unwrap_or(i64::MAX),
+        ":sum": row.sum,
+        ":place": place,
+        ":head": row.head,
+    })?;
+    if let Some(bytes) = body {
+        db.prepare_cached("INSERT INTO bodies (id, bytes) VALUES (?, ?)")?.execute(params![number(row.id), &bytes[..]])?;
+    }
+    Ok(())
+}
+
+pub(super) fn delete(db: &Connection, id: QueueId) -> rusqlite::Result<Gone> {
+    let mut statement = db.prepare_cached("DELETE FROM messages WHERE id = ? RETURNING place")?;
+    let place: Option<i64> = statement.query_row([number(id)], |row| row.get(0)).optional()?;
+    match place {
+        None => Ok(Gone::NeverWas),
+        Some(0) => {
+            db.prepare_cached("DELETE FROM bodies WHERE id = ?")?.execute([number(id)])?;
+            Ok(Gone::Nothing)
+        }
+        Some(_) => {
+            db.prepare_cached("INSERT OR IGNORE INTO doomed (id) VALUES (?)")?.execute([number(id)])?;
+            Ok(Gone::File)
+        }
+    }
+}
+
+/// Whether there was such a message.
+pub(super) fn progress(db: &Connection, id: QueueId, progress: &[u8]) -> rusqlite::Result<bool> {
+    Ok(db.prepare_cached("UPDATE messages SET progress = ? WHERE id = ?")?.execute(params![progress, number(id)])? == 1)
+}
+
+/// Whether there was such a message.
+pub(super) fn retry(db: &Connection, id: QueueId, progress: &[u8], timing: &Timing) -> rusqlite::Result<bool> {
+    let changed = db
+        .prepare_cached("UPDATE messages SET progress = ?, last = ?, due = ?, waited = ?, attempts = ? WHERE id = ?")?
+        .execute(params![progress, timing.last.0, timing.due.0, millis(timing.waited), timing.attempts, number(id)])?;
+    Ok(changed == 1)
+}
+
+/// Up to `limit` free messages that are due, and the moment of the next one behind them. `taken` are passed over.
+pub(super) fn due(db: &Connection, query: &DueQuery, taken: impl Fn(QueueId) -> bool) -> rusqlite::Result<(Vec<RawRow>, Option<Moment>)> {
+    let sql = format!("SELECT {COLUMNS} FROM messages WHERE held = 0 AND due > ? AND due <= ? ORDER BY due");
+    let mut found = Vec::new();
+    // Two ranges: what is due, and what lies so far ahead that only a wrong clock can have put it there.
+    let ahead = query.now.plus(query.horizon);
+    for (after, until) in [(Moment(i64::MIN), query.now), (ahead, Moment(i64::MAX))] {
+        let mut statement = db.prepare_cached(&sql)?;
+        let mut rows = statement.query([after.0, until.0])?;
+        while let Some(row) = rows.next()? {
+            let Some(id) = id_of(row)? else { continue };
+            if taken(id) {
+                continue;
+            }
+            if found.len() >= query.limit {
+                return Ok((found, Some(query.now)));
+            }
+            found.push(raw(id, row)?);
+        }
+    }
+    let sql = "SELECT min(due) FROM messages WHERE held = 0 AND due > ?";
+    let next: Option<i64> = db.prepare_cached(sql)?.query_row([query.now.0], |row| row.get(0))?;
+    Ok((found, next.map(Moment)))
+}
+
+pub(super) fn page(db: &Connection, after: Option<QueueId>, limit: usize) -> rusqlite::Result<Vec<RawRow>> {
+    let sql = format!("SELECT {COLUMNS} FROM messages WHERE id > ? ORDER BY id LIMIT ?");
+    let mut statement = db.prepare_cached(&sql)?;
+    let mut rows = statement.query([after.map_or(0, number), i64::try_from(limit).unwrap_or(i64::MAX)])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        if let Some(id) = id_of(row)? {
+            found.push(raw(id, row)?);
+        }
+    }
+    Ok(found)
+}
+
+pub(super) fn one(db: &Connection, id: QueueId) -> rusqlite::Result<Option<RawRow>> {
+    let sql = format!("SELECT {COLUMNS} FROM messages WHERE id = ?");
+    db.prepare_cached(&sql)?.query_row([number(id)], |row| raw(id, row)).optional()
+}
+
+/// The octets of a body that is not a file.
+pub(super) fn body(db: &Connection, id: QueueId) -> rusqlite::Result<Option<Vec<u8>>> {
+    db.prepare_cached("SELECT bytes FROM bodies WHERE id = ?")?.query_row([number(id)], |row| row.get(0)).optional()
+}
+
+/// Whether there was such a message to change.
+pub(super) fn alter(db: &Connection, id: QueueId, change: Change) -> rusqlite::Result<bool> {
+    let changed = match change {
+        Change::Hold => db.prepare_cached("UPDATE messages SET held = 1 WHERE id = ?")?.execute([number(id)])?,
+        Change::Release(now) => {
+            db.prepare_cached("UPDATE messages SET held = 0, due = ? WHERE id = ? AND held = 1")?.execute([now.0, number(id)])?
+        }
+        Change::Retry(now) => db.prepare_cached("UPDATE messages SET due = ? WHERE id = ? AND held = 0")?.execute([now.0, number(id)])?,
+        Change::Delete => match delete(db, id)? {
+            Gone::Nothing | Gone::File => 1,
+            Gone::NeverWas => 0,
+        },
+    };
+    Ok(changed == 1)
+}
+
+/// The greatest id there is, so that new ones go on from there.
+pub(super) fn newest(db: &Connection) -> rusqlite::Result<u64> {
+    let newest: Option<i64> = db.query_row("SELECT max(id) FROM messages", [], |row| row.get(0))?;
+    Ok(newest.map_or(0, |id| u64::try_from(id).unwrap_or(0)))
+}
+
+pub(super) fn has_file(db: &Connection, id: QueueId) -> rusqlite::Result<bool> {
+    db.prepare_cached("SELECT 1 FROM messages WHERE id = ? AND place = 1")?.exists([number(id)])
+}
+
+pub(super) fn is_doomed(db: &Connection, id: QueueId) -> rusqlite::Result<bool> {
+    db.prepare_cached("SELECT 1 FROM doomed WHERE id = ?")?.exists([number(id)])
+}
+
+pub(super) fn undoom(db: &Connection, id: QueueId) -> rusqlite::Result<()> {
+    db.prepare_cached("DELETE FROM doomed WHERE id = ?")?.execute([number(id)]).map(drop)
+}
+
+fn raw(id: QueueId, row: &Row<'_>) -> rusqlite::Result<RawRow> {
+    let timing = Timing {
+        arrived: Moment(row.get("arrived")?),
+        last: Moment(row.get("last")?),
+        due: Moment(row.get("due")?),
+        waited: std::time::Duration::from_millis(u64::try_from(row.get::<_, i64>("waited")?).unwrap_or(0)),
+        attempts: u32::try_from(row.get::<_, i64>("attempts")?).unwrap_or(0),
+    };
+    Ok(RawRow {
+        id,
+        timing,
+        hold: if row.get::<_, i64>("held")? == 0 { Hold::Free } else { Hold::Held },
+        size: u64::try_from(row.get::<_, i64>("size")?).unwrap_or(u64::MAX),
+        sum: u32::try_from(row.get::<_, i64>("sum")?).unwrap_or(0),
+        place: row.get("place")?,
+        head: row.get("head")?,
+        progress: row.get("progress")?,
+    })
+}
+
+/// The id of a row; one that no message can have is told of and left where it is.
+fn id_of(row: &Row<'_>) -> rusqlite::Result<Option<QueueId>> {
+    let number: i64 = row.get("id")?;
+    let id = u64::try_from(number).ok().and_then(QueueId::of_number);
+    if id.is_none() {
+        tracing::error!(event = "damaged", row = number, reason = "no message has such an id");
+    }
+    Ok(id)
+}
+
+fn number(id: QueueId) -> i64 {
+    i64::try_from(id.number()).expect("an id has 63 bits by its constructor")
+}

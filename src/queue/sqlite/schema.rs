@@ -1,0 +1,215 @@
+//! Opening the database: whose it is, which version, whether it is sound.
+//!
+//! Invariant: a database that is not ours, newer than this program, or damaged is never written to; the error says
+//! what was found and how to go on. Versions count in `user_version`; each step from one to the next is one
+//! transaction in `STEPS`, so an interrupted migration goes on where it was.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+/// `pamq` in US-ASCII.
+const APPLICATION_ID: i32 = 0x7061_6d71;
+
+/// How to get from each version to the next.
+const STEPS: &[&str] = &["
+    CREATE TABLE messages (
+        id       INTEGER PRIMARY KEY,
+        arrived  INTEGER NOT NULL,  -- moments are milliseconds since 1970
+        last     INTEGER NOT NULL,
+        due      INTEGER NOT NULL,
+        waited   INTEGER NOT NULL,  -- milliseconds
+        attempts INTEGER NOT NULL,
+        held     INTEGER NOT NULL,  -- 1: not tried until released
+        size     INTEGER NOT NULL,  -- octets of the body
+        sum      INTEGER NOT NULL,  -- its crc32
+        place    INTEGER NOT NULL,  -- 0: table bodies, 1: file bodies/ID
+        head     BLOB    NOT NULL,  -- record.rs
+        progress BLOB    NOT NULL   -- record.rs
+    ) STRICT;
+    CREATE INDEX messages_due ON messages (due) WHERE held = 0;
+    CREATE TABLE bodies (id INTEGER PRIMARY KEY, bytes BLOB NOT NULL) STRICT;
+    -- Body files whose message is gone and that are to be unlinked.
+    CREATE TABLE doomed (id INTEGER PRIMARY KEY) STRICT;
+"];
+
+/// Why the database cannot be used, in a person's words.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemaError {
+    #[error("{} is in use by another process: is a second queue running with this spool?", .0.display())]
+    InUse(PathBuf),
+    #[error(
+        "{} is damaged ({found}); nothing was changed. To go on: stop pamrelay, copy the whole spool to a safe place, then either \
+         restore the database from a backup, or take what can be read with `sqlite3 queue.db .recover | sqlite3 new.db` and put new.db in its \
+         place, or move queue.db and queue.db-wal away to start with an empty queue (large bodies are then set aside in damaged/)",
+        path.display()
+    )]
+    Damaged { path: PathBuf, found: String },
+    #[error("{} was made by a newer pamrelay (version {found}, this program knows {known}); install that version again, nothing was changed", path.display())]
+    Newer { path: PathBuf, found: i64, known: usize },
+    #[error("{} is a database, but not pamrelay's; move it away to start with an empty queue", .0.display())]
+    Foreign(PathBuf),
+    #[error("cannot open {}: {found}", path.display())]
+    Open { path: PathBuf, found: String },
+}
+
+/// A database that is ours and sound.
+pub(crate) struct Opened {
+    pub(crate) connection: Connection,
+    /// There was none before.
+    pub(crate) fresh: bool,
+}
+
+pub(crate) fn open(path: &Path) -> Result<Opened, SchemaError> {
+    create_closed(path)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let fail = |error| failed(path, &error);
+    // The flag refuses links in the directories above as well, so it gets the real path of the checked spool.
+    let real = path.canonicalize().map_err(|error| SchemaError::Open { path: path.to_owned(), found: error.to_string() })?;
+    let mut connection = Connection::open_with_flags(real, flags).map_err(fail)?;
+    settings(&connection).map_err(fail)?;
+    let (application, version, tables) = identity(&connection).map_err(fail)?;
+    let fresh = application == 0 && version == 0 && tables == 0;
+    if !fresh && application != i64::from(APPLICATION_ID) {
+        return Err(SchemaError::Foreign(path.to_owned()));
+    }
+    let done = usize::try_from(version).unwrap_or(usize::MAX);
+    if done > STEPS.len() {
+        return Err(SchemaError::Newer { path: path.to_owned(), found: version, known: STEPS.len() });
+    }
+    check(path, &connection)?;
+    for (from, step) in STEPS.iter().enumerate().skip(done) {
+        let transaction = connection.transaction().map_err(fail)?;
+        transaction.execute_batch(step).map_err(fail)?;
+        transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(fail)?;
+        transaction.pragma_update(None, "user_version", from as i64 + 1).map_err(fail)?;
+        transaction.commit().map_err(fail)?;
+    }
+    Ok(Opened { connection, fresh })
+}
+
+/// SQLite would make the file readable for all that the umask lets in; the log beside it gets the same mode.
+fn create_closed(path: &Path) -> Result<(), SchemaError> {
+    let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW).open(path);
+    made.map(drop).map_err(|error| SchemaError::Open { path: path.to_owned(), found: error.to_string() })
+}
+
+/// One process, one connection, one thread: the lock is taken once, and a commit is one sync of the log.
+fn settings(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(Duration::from_secs(3))?;
+    connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    // The writer checkpoints by itself, because SQLite swallows what goes wrong in an automatic checkpoint.
+    connection.pragma_update_and_check(None, "wal_autocheckpoint", 0, |_| Ok(()))?;
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    connection.pragma_update(None, "cache_size", -16 * 1024)?;
+    connection.pragma_update(None, "cell_size_check", true)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    Ok(())
+}
+
+fn identity(connection: &Connection) -> rusqlite::Result<(i64, i64, i64)> {
+    let application = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    let version = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let tables = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    Ok((application, version, tables))
+}
+
+fn check(path: &Path, connection: &Connection) -> Result<(), SchemaError> {
+    let verdict: Result<String, _> = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0));
+    match verdict.as_deref() {
+        Ok("ok") => Ok(()),
+        Ok(found) => Err(SchemaError::Damaged { path: path.to_owned(), found: found.to_owned() }),
+        Err(error) => Err(failed(path, error)),
+    }
+}
+
+fn failed(path: &Path, error: &rusqlite::Error) -> SchemaError {
+    let path = path.to_owned();
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => SchemaError::InUse(path),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => SchemaError::Damaged { path, found: error.to_string() },
+        Some(_) | None => SchemaError::Open { path, found: error.to_string() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    fn place() -> (tempfile::TempDir, PathBuf) {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("queue.db");
+        (place, path)
+    }
+
+    #[test]
+    fn a_new_database_is_closed_to_others_and_opens_again() {
+        let (_place, path) = place();
+
+        assert!(open(&path).unwrap().fresh);
+        assert!(!open(&path).unwrap().fresh);
+        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_second_process_is_refused() {
+        let (_place, path) = place();
+        let _first = open(&path).unwrap();
+
+        assert!(matches!(open(&path), Err(SchemaError::InUse(_))));
+    }
+
+    #[test]
+    fn what_is_no_database_is_refused_and_left_as_it_is() {
+        let (_place, path) = place();
+        let bytes = vec![b'x'; 8192];
+        std::fs::write(&path, &bytes).unwrap();
+
+        let error = open(&path).err().unwrap();
+
+        assert!(matches!(error, SchemaError::Damaged { .. }), "{error}");
+        assert!(error.to_string().contains("To go on"), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), bytes);
+    }
+
+    #[test]
+    fn a_newer_database_and_a_foreign_one_are_refused() {
+        let (_place, path) = place();
+        open(&path).unwrap().connection.pragma_update(None, "user_version", 99).unwrap();
+        assert!(matches!(open(&path), Err(SchemaError::Newer { found: 99, .. })));
+
+        let (_place, path) = place();
+        Connection::open(&path).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
+        assert!(matches!(open(&path), Err(SchemaError::Foreign(_))));
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_the_database_is_refused() {
+        let (place, path) = place();
+        std::fs::write(place.path().join("other"), "").unwrap();
+        std::os::unix::fs::symlink(place.path().join("other"), &path).unwrap();
+
+        assert!(matches!(open(&path), Err(SchemaError::Open { .. })));
+    }
+
+    #[test]
+    fn a_torn_page_is_found_at_start() {
+        let (_place, path) = place();
+        let opened = open(&path).unwrap();
+        opened.connection.execute_batch("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500) INSERT INTO bodies SELECT i, randomblob(300) FROM n").unwrap();
+        drop(opened);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let page = bytes.len() / 4096 / 2 * 4096;
+        bytes[page..page + 4096].fill(0xa5);
+        std::fs::write(&path, bytes).unwrap();
+
+        assert!(matches!(open(&path), Err(SchemaError::Damaged { .. })));
+    }
+}

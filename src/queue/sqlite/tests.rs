@@ -1,0 +1,240 @@
+//! The conformance suite for this store, and what only a store of rows and files can suffer.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::queue::conformance::{Harness, NOW, accept, conformance, large, new_message, octets};
+use crate::queue::store::{Draft as _, new_body};
+
+struct Place {
+    place: tempfile::TempDir,
+}
+
+impl Harness for Place {
+    type Store = SqliteStore;
+
+    fn new() -> Self {
+        Self { place: tempfile::tempdir().unwrap() }
+    }
+
+    fn open(&self) -> SqliteStore {
+        SqliteStore::open(&self.spool()).unwrap()
+    }
+}
+
+impl Place {
+    fn spool(&self) -> PathBuf {
+        self.place.path().join("spool")
+    }
+
+    /// Changes the database behind the store's back.
+    fn tamper(&self, sql: &str) {
+        Connection::open(self.spool().join("queue.db")).unwrap().execute_batch(sql).unwrap();
+    }
+
+    fn names(&self, directory: &str) -> Vec<String> {
+        let entries = std::fs::read_dir(self.spool().join(directory)).unwrap();
+        let mut names: Vec<_> = entries.map(|it| it.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+conformance!(Place);
+
+fn everything() -> DueQuery {
+    DueQuery { now: NOW, horizon: std::time::Duration::from_secs(18_000), limit: 100 }
+}
+
+#[tokio::test]
+async fn a_damaged_row_is_set_aside_and_the_others_go_on() {
+    let damages = [
+        ("UPDATE messages SET head = substr(head, 1, length(head) - 1)", "head"),
+        ("UPDATE messages SET progress = x'0102'", "deliveries"),
+        ("UPDATE bodies SET bytes = CAST(x'00' || substr(bytes, 2) AS BLOB)", "body does not match"),
+        ("UPDATE messages SET size = size + 1", "body does not match"),
+        ("DELETE FROM bodies", "body is missing"),
+    ];
+    for (damage, reason) in damages {
+        let place = Place::new();
+        let store = place.open();
+        let hurt = accept(&store, b"precious", Claim::Leave).await.id;
+        let sound = accept(&store, b"sound", Claim::Leave).await.id;
+        drop(store);
+        place.tamper(&format!("{damage} WHERE id = {}", hurt.number()));
+
+        let store = place.open();
+        let due = store.claim_due(everything()).await.unwrap();
+
+        assert_eq!(due.messages.iter().map(|it| it.id).collect::<Vec<_>>(), [sound], "{damage}");
+        assert!(store.inspect(hurt).await.unwrap().is_none(), "{damage}");
+        let why = std::fs::read_to_string(place.spool().join(format!("damaged/{hurt}.why"))).unwrap();
+        assert!(why.contains(reason), "{why}");
+        assert!(place.names("damaged").contains(&format!("{hurt}.head")), "{damage}");
+    }
+}
+
+#[tokio::test]
+async fn a_listing_sets_a_damaged_row_aside_as_well() {
+    let place = Place::new();
+    let store = place.open();
+    let hurt = accept(&store, b"precious", Claim::Leave).await.id;
+    store.alter(vec![hurt], Change::Hold).await.unwrap();
+    drop(store);
+    place.tamper("UPDATE messages SET head = x'00'");
+
+    let store = place.open();
+
+    assert!(store.page(None, 10).await.unwrap().is_empty());
+    assert_eq!(std::fs::read(place.spool().join(format!("damaged/{hurt}.body"))).unwrap(), b"precious");
+}
+
+#[tokio::test]
+async fn every_flipped_octet_and_every_cut_of_a_body_file_is_noticed() {
+    let place = Place::new();
+    let store = place.open();
+    let body = large();
+    let id = accept(&store, &body, Claim::Leave).await.id;
+    let path = place.spool().join("bodies").join(id.to_string());
+    let (size, sum) = (body.len() as u64, crc32fast::hash(&body));
+
+    for at in (0..body.len()).step_by(1009) {
+        let mut flipped = body.clone();
+        flipped[at] ^= 0x10;
+        std::fs::write(&path, &flipped).unwrap();
+        assert_ne!(sum_of(&store.spool.open_body(id, size).unwrap()).unwrap(), sum, "octet {at}");
+        std::fs::write(&path, &body[..at]).unwrap();
+        assert!(store.spool.open_body(id, size).is_err(), "cut at {at}");
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_body_file_is_set_aside_with_its_message() {
+    let place = Place::new();
+    let store = place.open();
+    let hurt = accept(&store, &large(), Claim::Leave).await.id;
+    let path = place.spool().join("bodies").join(hurt.to_string());
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[70_000] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+
+    let due = store.claim_due(everything()).await.unwrap();
+
+    assert!(due.messages.is_empty());
+    assert!(place.names("bodies").is_empty());
+    assert_eq!(std::fs::read(place.spool().join(format!("damaged/{hurt}.body"))).unwrap(), bytes);
+}
+
+#[tokio::test]
+async fn debris_of_an_abrupt_end_does_not_keep_the_store_from_starting() {
+    let place = Place::new();
+    let store = place.open();
+    let id = accept(&store, &large(), Claim::Leave).await.id;
+    drop(store);
+    let bodies = place.spool().join("bodies");
+    std::fs::write(bodies.join("new-7"), "half").unwrap();
+    std::fs::write(bodies.join("0000000000001"), "never acknowledged").unwrap();
+    std::fs::write(bodies.join("0000000000002"), "finished").unwrap();
+    std::fs::write(bodies.join("core"), "what is this").unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", bodies.join("0000000000003")).unwrap();
+    std::fs::create_dir(bodies.join("new-8")).unwrap();
+    place.tamper("INSERT INTO doomed VALUES (2)");
+
+    let store = place.open();
+
+    assert_eq!(place.names("bodies"), [id.to_string()]);
+    assert_eq!(place.names("damaged"), ["0000000000001.stray", "0000000000003.stray", "core.stray", "new-8.stray"]);
+    assert_eq!(octets(&store.claim_due(everything()).await.unwrap().messages[0]), large());
+}
+
+#[tokio::test]
+async fn the_file_of_a_finished_message_is_removed_and_its_note_too() {
+    let place = Place::new();
+    let store = place.open();
+    let id = accept(&store, &large(), Claim::Mine).await.id;
+    store.settle(Settlement { id, then: Then::Finished, report: None }).await.unwrap();
+    assert!(place.names("bodies").is_empty());
+    accept(&store, b"next", Claim::Leave).await;
+    drop(store);
+
+    let db = Connection::open(place.spool().join("queue.db")).unwrap();
+
+    assert_eq!(db.query_row("SELECT count(*) FROM doomed", [], |row| row.get::<_, i64>(0)).unwrap(), 0);
+}
+
+/// Lets the database grow to `pages` and no further, which is what a full disk does to it.
+fn bounded(place: &Place, pages: u32) -> SqliteStore {
+    let spool = Arc::new(Spool::open(&place.spool()).unwrap());
+    let opened = schema::open(&place.spool().join("queue.db")).unwrap();
+    opened.connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).unwrap();
+    let writer = Writer::new(opened.connection, Arc::clone(&spool)).unwrap();
+    let (ops, asked) = mpsc::channel();
+    let thread = std::thread::spawn(move || writer.run(&asked));
+    SqliteStore { spool, ops: Some(ops), thread: Some(thread), last_id: AtomicU64::new(0) }
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_the_new_and_keeps_the_accepted() {
+    let place = Place::new();
+    let store = bounded(&place, 60);
+    let mut kept = Vec::new();
+    let error = loop {
+        let body = NewBody::Small(Bytes::from(vec![b'x'; 20_000]));
+        match store.accept(new_message(&["b@b.example"]), body, Claim::Mine).await {
+            Ok(message) => kept.push(message.id),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, StoreError::Full), "{error}");
+    assert!(kept.len() > 3);
+
+    // A report that finds no room waits together with its settlement, and neither is lost.
+    let (first, second) = (kept[0], kept[1]);
+    let report = Some((new_message(&["alice@a.example"]), NewBody::Small(Bytes::from(vec![b'r'; 60_000]))));
+    let owed = store.settle(Settlement { id: first, then: Then::Finished, report });
+    let freed = async {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        for id in kept.iter().skip(1) {
+            store.settle(Settlement { id: *id, then: Then::Finished, report: None }).await.unwrap();
+        }
+    };
+    let (report, ()) = tokio::join!(owed, freed);
+
+    let report = report.unwrap().unwrap();
+    let left: Vec<_> = store.page(None, 100).await.unwrap().iter().map(|it| it.id).collect();
+    assert_eq!(left, [report], "{second} and the others are gone");
+}
+
+#[tokio::test]
+async fn a_draft_whose_message_is_refused_leaves_no_file() {
+    let place = Place::new();
+    let store = bounded(&place, 8);
+    let mut full = store.draft().await.unwrap();
+    full.write(Bytes::from(large())).await.unwrap();
+    let mut wide = new_message(&["b@b.example"]);
+    wide.envelope.rest = vec![wide.envelope.first.clone(); 2000];
+
+    let error = store.accept(wide, NewBody::Large(full), Claim::Mine).await.unwrap_err();
+
+    assert!(matches!(error, StoreError::Full), "{error}");
+    assert!(place.names("bodies").is_empty());
+}
+
+#[tokio::test]
+async fn whoever_goes_away_before_the_answer_holds_no_claim() {
+    let place = Place::new();
+    let store = place.open();
+    let body = new_body(&store, Bytes::from_static(b"x")).await.unwrap();
+    {
+        let accepting = store.accept(new_message(&["b@b.example"]), body, Claim::Mine);
+        let mut accepting = std::pin::pin!(accepting);
+        let accepting = accepting.as_mut();
+        let mut once = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(accepting.poll(&mut once).is_pending(), "the question is asked and nobody waits for the answer");
+    }
+    let due = store.claim_due(everything()).await.unwrap();
+
+    assert_eq!(due.messages.len(), 1);
+}

@@ -1,0 +1,404 @@
+//! The one thread that touches the database: take all that waits, one transaction, answer, again.
+//!
+//! ```text
+//! inserts ─┐                                   ┌─▶ answers: durable
+//! settles ─┼─▶ [waiting] ─▶ BEGIN … COMMIT ────┤
+//! deletes ─┘      ▲          (one sync)        └─▶ body files unlinked
+//!                 └── what came meanwhile      then reads, outside of any transaction
+//! ```
+//!
+//! Invariants: nobody hears `Ok` before the commit that holds their change returned. A settlement that finds no room is
+//! owed: it is tried again until it is durable, and its claim goes on so long. A sync that fails, or a database found
+//! damaged while it runs, ends the process.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, ffi};
+use tokio::sync::oneshot;
+
+use super::rows::{self, Gone, NewRow, RawRow};
+use crate::handoff::QueueId;
+use crate::queue::message::Timing;
+use crate::queue::moment::Moment;
+use crate::queue::spool::{Spool, fatal};
+use crate::queue::store::{Change, Claim, Claimed, DueQuery, StoreError};
+
+/// Changes in one transaction.
+const BATCH: usize = 1024;
+/// Pages in the log before they are copied into the database.
+const CHECKPOINT: i32 = 16 * 1024;
+/// How long to wait before a settlement that found no room is tried again.
+const OWED_PAUSE: Duration = Duration::from_secs(1);
+
+pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// What the thread is asked for.
+pub(super) enum Op {
+    Write(Write),
+    Read(Read),
+    Unclaim(QueueId),
+}
+
+pub(super) enum Write {
+    Insert {
+        row: NewRow,
+        claim: Claim,
+        answer: Answer<()>,
+    },
+    Settle {
+        id: QueueId,
+        then: ThenRow,
+        report: Option<NewRow>,
+        answer: Answer<Option<QueueId>>,
+    },
+    Alter {
+        ids: Vec<QueueId>,
+        change: Change,
+        answer: Answer<Vec<QueueId>>,
+    },
+    /// The message was set aside.
+    Forget {
+        id: QueueId,
+        answer: Answer<()>,
+    },
+}
+
+pub(super) enum ThenRow {
+    GoOn { progress: Vec<u8> },
+    Retry { progress: Vec<u8>, timing: Timing },
+    Finished,
+}
+
+pub(super) enum Read {
+    Due { query: DueQuery, answer: Answer<(Vec<Loaded>, Option<Moment>)> },
+    Page { after: Option<QueueId>, limit: usize, answer: Answer<Vec<(RawRow, Claimed)>> },
+    One { id: QueueId, answer: Answer<Option<Loaded>> },
+}
+
+/// A row and its body, unless that is a file.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) row: RawRow,
+    pub(super) body: Option<Vec<u8>>,
+}
+
+/// Why a transaction came to nothing.
+enum Failure {
+    Full,
+    Other(String),
+}
+
+/// What happens once the transaction is durable.
+#[derive(Default)]
+struct Effects {
+    unclaimed: Vec<QueueId>,
+    unlink: Vec<QueueId>,
+    /// For each write, what it answers.
+    done: Vec<Done>,
+}
+
+enum Done {
+    Inserted,
+    Settled(Option<QueueId>),
+    Altered(Vec<QueueId>),
+    Forgotten,
+}
+
+pub(super) struct Writer {
+    db: Connection,
+    spool: Arc<Spool>,
+    claims: HashSet<QueueId>,
+    /// Settlements that found no room yet.
+    owed: Vec<Write>,
+    /// Body files that are unlinked, whose row in `doomed` can go with the next transaction.
+    unlinked: Vec<QueueId>,
+    log_pages: Arc<AtomicI32>,
+}
+
+impl Writer {
+    pub(super) fn new(mut db: Connection, spool: Arc<Spool>) -> rusqlite::Result<Self> {
+        let log_pages = Arc::new(AtomicI32::new(0));
+        let counter = Arc::clone(&log_pages);
+        db.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages: i32| {
+            counter.store(pages, Ordering::Relaxed);
+            Ok(())
+        }))?;
+        Ok(Self { db, spool, claims: HashSet::new(), owed: Vec::new(), unlinked: Vec::new(), log_pages })
+    }
+
+    /// Works until nobody can ask any more and nothing is owed.
+    pub(super) fn run(mut self, ops: &Receiver<Op>) {
+        loop {
+            let first =
+                if self.owed.is_empty() { ops.recv().map_err(|_| RecvTimeoutError::Disconnected) } else { ops.recv_timeout(OWED_PAUSE) };
+            let ended = matches!(first, Err(RecvTimeoutError::Disconnected));
+            let (mut writes, mut reads) = (Vec::new(), Vec::new());
+            for op in first.into_iter().chain(ops.try_iter()).take(BATCH) {
+                match op {
+                    Op::Write(write) => writes.push(write),
+                    Op::Read(read) => reads.push(read),
+                    Op::Unclaim(id) => _ = self.claims.remove(&id),
+                }
+            }
+            if !writes.is_empty() {
+                self.commit(writes);
+            }
+            self.pay();
+            for read in reads {
+                self.read(read);
+            }
+            self.checkpoint();
+            if ended {
+                return self.close();
+            }
+        }
+    }
+
+    /// One transaction for all of `writes`; then each hears what became of it.
+    fn commit(&mut self, writes: Vec<Write>) {
+        self.supersede(&writes);
+        match self.transact(&writes) {
+            Ok(effects) => self.finish(writes, effects),
+            Err(failure) => writes.into_iter().for_each(|write| self.refuse(write, &failure)),
+        }
+    }
+
+    fn transact(&mut self, writes: &[Write]) -> Result<Effects, Failure> {
+        let worked = self.attempt(writes);
+        worked.map_err(|error| {
+            let failure = classify(&error);
+            if !self.db.is_autocommit()
+                && let Err(error) = self.db.execute_batch("ROLLBACK")
+            {
+                fatal("store-failed", &format!("cannot roll back: {error}"));
+            }
+            failure
+        })
+    }
+
+    fn attempt(&mut self, writes: &[Write]) -> rusqlite::Result<Effects> {
+        self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        for id in &self.unlinked {
+            rows::undoom(&self.db, *id)?;
+        }
+        let mut effects = Effects::default();
+        for write in writes {
+            let done = self.apply(write, &mut effects)?;
+            effects.done.push(done);
+        }
+        self.db.prepare_cached("COMMIT")?.execute([])?;
+        self.unlinked.clear();
+        Ok(effects)
+    }
+
+    fn apply(&self, write: &Write, effects: &mut Effects) -> rusqlite::Result<Done> {
+        match write {
+            Write::Insert { row, .. } => {
+                rows::insert(&self.db, row)?;
+                Ok(Done::Inserted)
+            }
+            Write::Settle { id, then, report, .. } => {
+                let existed = match then {
+                    ThenRow::GoOn { progress } => rows::progress(&self.db, *id, progress)?,
+                    ThenRow::Retry { progress, timing } => {
+                        effects.unclaimed.push(*id);
+                        rows::retry(&self.db, *id, progress, timing)?
+                    }
+                    ThenRow::Finished => {
+                        effects.unclaimed.push(*id);
+                        self.delete(*id, effects)?
+                    }
+                };
+                match report {
+                    Some(report) if existed => rows::insert(&self.db, report)?,
+                    Some(_) | None => return Ok(Done::Settled(None)),
+                }
+                Ok(Done::Settled(report.as_ref().map(|row| row.id)))
+            }
+            Write::Alter { ids, change, .. } => {
+                let mut changed = Vec::new();
+                for id in ids {
+                    let existed = match change {
+                        Change::Delete => self.delete(*id, effects)?,
+                        Change::Hold | Change::Release(_) | Change::Retry(_) => rows::alter(&self.db, *id, *change)?,
+                    };
+                    changed.extend(existed.then_some(*id));
+                }
+                Ok(Done::Altered(changed))
+            }
+            Write::Forget { id, .. } => {
+                effects.unclaimed.push(*id);
+                self.delete(*id, effects)?;
+                Ok(Done::Forgotten)
+            }
+        }
+    }
+
+    fn delete(&self, id: QueueId, effects: &mut Effects) -> rusqlite::Result<bool> {
+        match rows::delete(&self.db, id)? {
+            Gone::NeverWas => Ok(false),
+            Gone::Nothing => Ok(true),
+            Gone::File => {
+                effects.unlink.push(id);
+                Ok(true)
+            }
+        }
+    }
+
+    /// The transaction is durable: claims, body files, answers. An answer that nobody waits for is no loss.
+    fn finish(&mut self, writes: Vec<Write>, effects: Effects) {
+        for id in effects.unclaimed {
+            self.claims.remove(&id);
+        }
+        for (write, done) in writes.into_iter().zip(effects.done) {
+            match (write, done) {
+                (Write::Insert { row, claim, answer }, _) => {
+                    // Whoever is gone before the answer will not deliver it either.
+                    if answer.send(Ok(())).is_ok() && claim == Claim::Mine {
+                        self.claims.insert(row.id);
+                    }
+                }
+                (Write::Settle { answer, .. }, Done::Settled(report)) => _ = answer.send(Ok(report)),
+                (Write::Alter { answer, .. }, Done::Altered(ids)) => _ = answer.send(Ok(ids)),
+                (Write::Forget { answer, .. }, _) => _ = answer.send(Ok(())),
+                (Write::Settle { .. } | Write::Alter { .. }, _) => {}
+            }
+        }
+        for id in effects.unlink {
+            self.spool.remove_body(id);
+            self.unlinked.push(id);
+        }
+    }
+
+    /// The transaction came to nothing. What may be refused is; a settlement is owed.
+    fn refuse(&mut self, write: Write, failure: &Failure) {
+        match write {
+            Write::Insert { answer, .. } => _ = answer.send(Err(failure.error())),
+            Write::Alter { answer, .. } => _ = answer.send(Err(failure.error())),
+            Write::Settle { .. } | Write::Forget { .. } => self.owed.push(write),
+        }
+    }
+
+    /// Progress that is owed must not come after newer news of the same message, which contain it.
+    fn supersede(&mut self, writes: &[Write]) {
+        if self.owed.is_empty() {
+            return;
+        }
+        let newer: HashSet<_> = writes.iter().filter_map(Write::settles).collect();
+        self.owed.retain(|owed| match owed {
+            Write::Settle { id, then: ThenRow::GoOn { .. }, .. } => !newer.contains(id),
+            Write::Settle { .. } | Write::Insert { .. } | Write::Alter { .. } | Write::Forget { .. } => true,
+        });
+    }
+
+    /// Tries what is owed, each by itself: a delete may find the room that a report does not.
+    fn pay(&mut self) {
+        for write in std::mem::take(&mut self.owed) {
+            match self.transact(std::slice::from_ref(&write)) {
+                Ok(effects) => self.finish(vec![write], effects),
+                Err(failure) => {
+                    tracing::warn!(event = "store-waits", reason = %failure.error());
+                    self.owed.push(write);
+                }
+            }
+        }
+    }
+
+    fn read(&mut self, read: Read) {
+        match read {
+            Read::Due { query, answer } => {
+                let found = self.due(&query).map_err(|error| classify(&error).error());
+                let claimed: Vec<_> = found.iter().flat_map(|(loaded, _)| loaded.iter().map(|it| it.row.id)).collect();
+                if answer.send(found).is_err() {
+                    claimed.iter().for_each(|id| _ = self.claims.remove(id)); // whoever asked is gone
+                }
+            }
+            Read::Page { after, limit, answer } => {
+                let page = rows::page(&self.db, after, limit).map_err(|error| classify(&error).error());
+                let marked = page.map(|rows| rows.into_iter().map(|row| self.marked(row)).collect());
+                let _ = answer.send(marked);
+            }
+            Read::One { id, answer } => {
+                let one = rows::one(&self.db, id).and_then(|row| row.map(|row| self.load(row)).transpose());
+                let _ = answer.send(one.map_err(|error| classify(&error).error()));
+            }
+        }
+    }
+
+    fn due(&mut self, query: &DueQuery) -> rusqlite::Result<(Vec<Loaded>, Option<Moment>)> {
+        let (found, next) = rows::due(&self.db, query, |id| self.claims.contains(&id))?;
+        let loaded = found.into_iter().map(|row| self.load(row)).collect::<rusqlite::Result<Vec<_>>>()?;
+        self.claims.extend(loaded.iter().map(|it| it.row.id));
+        Ok((loaded, next))
+    }
+
+    fn marked(&self, row: RawRow) -> (RawRow, Claimed) {
+        let claimed = if self.claims.contains(&row.id) { Claimed::Yes } else { Claimed::No };
+        (row, claimed)
+    }
+
+    fn load(&self, row: RawRow) -> rusqlite::Result<Loaded> {
+        let body = if row.place == 0 { rows::body(&self.db, row.id)? } else { None };
+        Ok(Loaded { row, body })
+    }
+
+    /// Copies a long log into the database. Lack of room leaves it in the log, where it is as safe.
+    fn checkpoint(&self) {
+        if self.log_pages.load(Ordering::Relaxed) < CHECKPOINT {
+            return;
+        }
+        self.log_pages.store(0, Ordering::Relaxed);
+        if let Err(error) = self.db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
+            tracing::warn!(event = "checkpoint", reason = %classify(&error).error());
+        }
+    }
+
+    /// SQLite copies the log into the database and removes it.
+    fn close(self) {
+        if !self.owed.is_empty() {
+            tracing::warn!(
+                event = "store-waits",
+                count = self.owed.len(),
+                reason = "no room until the end; these attempts will be repeated"
+            );
+        }
+        drop(self.owed);
+        if let Err((_, error)) = self.db.close() {
+            tracing::warn!(event = "store-close", reason = %error);
+        }
+    }
+}
+
+impl Write {
+    fn settles(&self) -> Option<QueueId> {
+        match self {
+            Self::Settle { id, .. } => Some(*id),
+            Self::Insert { .. } | Self::Alter { .. } | Self::Forget { .. } => None,
+        }
+    }
+}
+
+impl Failure {
+    fn error(&self) -> StoreError {
+        match self {
+            Self::Full => StoreError::Full,
+            Self::Other(text) => StoreError::Database(text.clone()),
+        }
+    }
+}
+
+/// What a database error means. Two kinds are the end: a sync that failed, after which the disk cannot be trusted, and
+/// damage, which the check at the next start will explain.
+fn classify(error: &rusqlite::Error) -> Failure {
+    let extended = error.sqlite_error().map_or(0, |it| it.extended_code);
+    match (extended, error.sqlite_error_code()) {
+        (ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC, _) => fatal("sync-failed", &error.to_string()),
+        (_, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)) => fatal("store-damaged", &error.to_string()),
+        (_, Some(ErrorCode::DiskFull)) => Failure::Full,
+        (_, Some(_) | None) => Failure::Other(error.to_string()),
+    }
+}
