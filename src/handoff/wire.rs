@@ -68,6 +68,15 @@ pub(crate) fn take_frame(buffer: &mut BytesMut) -> Result<Option<Frame>, FrameEr
     Ok(Some(frame))
 }
 
+/// How much the frame at the front of `buffer` still lacks, as far as one can tell; at most a chunk at a time, so that
+/// an announced length costs nothing before the octets come.
+pub(crate) fn missing(buffer: &[u8]) -> usize {
+    match header(buffer) {
+        Ok(Some((_, length))) => (HEADER + length).saturating_sub(buffer.len()).min(HEADER + CHUNK_LIMIT),
+        Ok(None) | Err(_) => 0,
+    }
+}
+
 /// Kind and length at the front of `buffer`, within the bounds of the kind.
 fn header(buffer: &[u8]) -> Result<Option<(u8, usize)>, FrameError> {
     let Some(&kind) = buffer.first() else { return Ok(None) };

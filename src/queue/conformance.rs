@@ -195,6 +195,18 @@ pub(crate) async fn the_longest_due_come_first_and_no_more_than_asked_for(harnes
     assert_eq!(rest.next, None);
 }
 
+pub(crate) async fn deliveries_noted_in_the_middle_survive_a_restart(harness: impl Harness) {
+    let store = harness.open();
+    let id = accept(&store, b"x", Claim::Mine).await.id;
+    store.note(id, &deferred());
+    drop(store);
+
+    let due = harness.open().claim_due(at(NOW)).await.unwrap();
+
+    assert_eq!(due.messages[0].progress, deferred());
+    assert_eq!(due.messages[0].timing, Timing::fresh(NOW));
+}
+
 pub(crate) async fn what_a_wrong_clock_put_far_ahead_is_due_now(harness: impl Harness) {
     let store = harness.open();
     let id = accept(&store, b"x", Claim::Mine).await.id;
@@ -210,7 +222,7 @@ pub(crate) async fn a_settlement_survives_a_restart(harness: impl Harness) {
     let store = harness.open();
     let id = accept(&store, b"x", Claim::Mine).await.id;
     let Then::Retry { timing, .. } = retry(id, deferred(), NOW.plus(HOUR)) else { unreachable!("that is what retry makes") };
-    store.settle(Settlement { id, then: Then::GoOn { progress: deferred() }, report: None }).await.unwrap();
+    store.note(id, &Progress { warned: Warned::Once, ..deferred() });
     assert!(store.claim_due(at(NOW)).await.unwrap().messages.is_empty(), "still claimed while it goes on");
     store.settle(Settlement { id, then: Then::Retry { progress: deferred(), timing }, report: None }).await.unwrap();
     drop(store);
@@ -365,6 +377,7 @@ macro_rules! conformance {
             claims_die_with_their_holder
             the_longest_due_come_first_and_no_more_than_asked_for
             what_a_wrong_clock_put_far_ahead_is_due_now
+            deliveries_noted_in_the_middle_survive_a_restart
             a_settlement_survives_a_restart
             a_finished_message_is_gone_with_its_body
             a_report_is_there_together_with_the_settlement

@@ -50,12 +50,14 @@ pub enum Event {
     /// Failed, because it was deferred for too long.
     Expired,
     /// Not yet delivered, still being tried: `delayed`.
-    Delayed { until: Moment },
+    Delayed {
+        until: Moment,
+    },
 }
 
 /// Records what is certain in the middle of a round: a delivered recipient is not tried again after a crash.
 pub fn note(progress: &mut Progress, recipient: &Recipient, no: RecipientNo, outcome: &Outcome) {
-    let Some(standing) = progress.standings.get_mut(index(no)) else { return };
+    let Some(standing) = progress.standings.get_mut(index(no)).filter(|it| it.is_open()) else { return };
     match outcome {
         Outcome::Delivered(account) => {
             let owed = recipient.notify.of_success() && account.passed_on == PassedOn::WithoutDsn;
@@ -74,9 +76,13 @@ pub fn settle(message: &Message, others: &[(RecipientNo, Outcome)], schedule: &S
     let mut progress = message.progress.clone();
     let (mut told, mut silent) = (Vec::new(), Vec::new());
     for (no, outcome) in others {
-        let (Some(standing), Some(recipient)) = (progress.standings.get_mut(index(*no)), message.envelope.recipients().nth(index(*no))) else {
+        let (Some(standing), Some(recipient)) = (progress.standings.get_mut(index(*no)), message.envelope.recipients().nth(index(*no)))
+        else {
             continue;
         };
+        if !standing.is_open() {
+            continue;
+        }
         let (what, account) = match (outcome, next) {
             (Outcome::Delivered(_), _) => continue,
             (Outcome::Deferred(account), Next::Retry(_)) => {

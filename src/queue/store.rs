@@ -38,6 +38,9 @@ pub enum StoreError {
 pub trait QueueStore: Send + Sync + 'static {
     type Draft: Draft;
 
+    /// Whether so many octets may come in now: `Full` early, so that settlements always find room.
+    fn room_for(&self, octets: u64) -> Result<(), StoreError>;
+
     /// Begins a large body.
     fn draft(&self) -> impl Future<Output = Result<Self::Draft, StoreError>> + Send;
 
@@ -50,6 +53,10 @@ pub trait QueueStore: Send + Sync + 'static {
 
     /// Gives a claimed message back as it is.
     fn unclaim(&self, id: QueueId);
+
+    /// Records deliveries in the middle of an attempt; the claim goes on. Not waited for: it is durable soon, and before
+    /// any later settlement of the message.
+    fn note(&self, id: QueueId, progress: &Progress);
 
     /// Records what an attempt made of a claimed message. A message that was deleted meanwhile stays deleted, and its
     /// report is not written. Gives the id of the report.
@@ -109,8 +116,6 @@ pub struct Settlement<D> {
 
 #[derive(Debug)]
 pub enum Then {
-    /// Some recipients are done, others are still being delivered: the claim goes on.
-    GoOn { progress: Progress },
     /// To be tried again at `timing.due`; the claim ends.
     Retry { progress: Progress, timing: Timing },
     /// Nobody is left: the message goes.

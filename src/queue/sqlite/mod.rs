@@ -27,10 +27,11 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rusqlite::Connection;
@@ -70,7 +71,14 @@ pub struct SqliteStore {
     ops: Option<Sender<Op>>,
     thread: Option<JoinHandle<()>>,
     last_id: AtomicU64,
+    /// What was free on the disk, and when that was.
+    free: Mutex<Option<(Instant, u64)>>,
 }
+
+/// Kept free for the log of the database, so that what was accepted can be delivered and removed.
+const LOW_WATER: u64 = 32 * 1024 * 1024;
+/// How long a look at the disk's room is good for.
+const FREE_FOR: Duration = Duration::from_millis(200);
 
 impl SqliteStore {
     /// Opens or makes the spool, checks the database, and clears up what an abrupt end left behind.
@@ -89,12 +97,21 @@ impl SqliteStore {
                 fatal("store-failed", "the store's thread panicked");
             }
         });
-        Ok(Self { spool, ops: Some(ops), thread: Some(thread.map_err(OpenError::Thread)?), last_id })
+        Ok(Self { spool, ops: Some(ops), thread: Some(thread.map_err(OpenError::Thread)?), last_id, free: Mutex::default() })
     }
 
-    /// Octets that may still be written.
-    pub fn free(&self) -> std::io::Result<u64> {
-        self.spool.free()
+    /// Octets that were free a moment ago.
+    fn free(&self) -> Result<u64, StoreError> {
+        let mut seen = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        match *seen {
+            Some((at, free)) if at.elapsed() < FREE_FOR => Ok(free),
+            Some(_) | None => {
+                let free =
+                    self.spool.free().map_err(|source| StoreError::File { what: "look at", path: self.path().to_owned(), source })?;
+                *seen = Some((Instant::now(), free));
+                Ok(free)
+            }
+        }
     }
 
     /// The spool's directory.
@@ -201,6 +218,10 @@ impl Drop for SqliteStore {
 impl QueueStore for SqliteStore {
     type Draft = BodyDraft;
 
+    fn room_for(&self, octets: u64) -> Result<(), StoreError> {
+        if self.free()? < octets.saturating_add(LOW_WATER) { Err(StoreError::Full) } else { Ok(()) }
+    }
+
     async fn draft(&self) -> Result<BodyDraft, StoreError> {
         Ok(BodyDraft::new(Arc::clone(&self.spool)))
     }
@@ -229,6 +250,12 @@ impl QueueStore for SqliteStore {
         let _ = self.ask(Op::Unclaim(id)); // without the thread there are no claims
     }
 
+    fn note(&self, id: QueueId, progress: &Progress) {
+        let (answer, _) = oneshot::channel();
+        let then = ThenRow::GoOn { progress: put_progress(progress) };
+        let _ = self.ask(Op::Write(Write::Settle { id, then, report: None, answer })); // without the thread this process is ending
+    }
+
     async fn settle(&self, settlement: Settlement<BodyDraft>) -> Result<Option<QueueId>, StoreError> {
         let Settlement { id, then, report } = settlement;
         let report = match report {
@@ -236,7 +263,6 @@ impl QueueStore for SqliteStore {
             None => None,
         };
         let then = match then {
-            Then::GoOn { progress } => ThenRow::GoOn { progress: put_progress(&progress) },
             Then::Retry { progress, timing } => ThenRow::Retry { progress: put_progress(&progress), timing },
             Then::Finished => ThenRow::Finished,
         };

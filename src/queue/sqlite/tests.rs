@@ -155,9 +155,9 @@ async fn the_file_of_a_finished_message_is_removed_and_its_note_too() {
     let store = place.open();
     let id = accept(&store, &large(), Claim::Mine).await.id;
     store.settle(Settlement { id, then: Then::Finished, report: None }).await.unwrap();
-    assert!(place.names("bodies").is_empty());
     accept(&store, b"next", Claim::Leave).await;
     drop(store);
+    assert!(place.names("bodies").is_empty());
 
     let db = Connection::open(place.spool().join("queue.db")).unwrap();
 
@@ -172,7 +172,7 @@ fn bounded(place: &Place, pages: u32) -> SqliteStore {
     let writer = Writer::new(opened.connection, Arc::clone(&spool)).unwrap();
     let (ops, asked) = mpsc::channel();
     let thread = std::thread::spawn(move || writer.run(&asked));
-    SqliteStore { spool, ops: Some(ops), thread: Some(thread), last_id: AtomicU64::new(0) }
+    SqliteStore { spool, ops: Some(ops), thread: Some(thread), last_id: AtomicU64::new(0), free: Mutex::default() }
 }
 
 #[tokio::test]

@@ -1,0 +1,195 @@
+//! The door: the one place where a message that somebody sends becomes ours.
+//!
+//! ```text
+//! opening ─▶ proof ─▶ size, room ─▶ Small ──64 KiB──▶ Large ─▶ end ─▶ store.accept ─▶ Accepted(id)
+//!               └───────────┴───────────┴───────────────┴──────▶ Declined ─▶ end ─▶ Refused(why)
+//! ```
+//!
+//! Invariant: `Answer::Accepted` is made in `Intake::finish`, from an id that `QueueStore::accept` gave; the front
+//! end's word about who sends is never believed, only the ticket's. A message takes at most 64 KiB of memory here, and
+//! a refused one is read to its end and forgotten, so that the connection stays good for the next.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::tz::TimeZone;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::message::{Arrival, Author, Message, NewMessage};
+use super::moment::Moment;
+use super::store::{Claim, Draft as _, NewBody, QueueStore, SMALL_BODY, StoreError};
+use super::tickets::{TicketBook, TicketError};
+use crate::handoff::{Answer, Opening, Proof, Refused};
+
+/// Octets of body beyond which nothing is taken.
+#[derive(Clone, Copy, Debug)]
+pub struct SizeLimit(pub u64);
+
+/// Takes messages in. One for the role, shared by its connections.
+#[derive(Debug)]
+pub struct Door<S> {
+    store: Arc<S>,
+    tickets: TicketBook,
+    limit: SizeLimit,
+    zone: TimeZone,
+    active: Active,
+}
+
+/// The way from the door to delivery: what is accepted while there is room goes out from memory.
+#[derive(Clone, Debug)]
+pub struct Active {
+    /// One permit for each message in memory.
+    pub(super) room: Arc<Semaphore>,
+    pub(super) fresh: mpsc::UnboundedSender<Fresh>,
+    /// Something waits in the store that was not there before.
+    pub(super) look: Arc<Notify>,
+}
+
+/// A message that was just accepted, claimed, with its place in memory.
+#[derive(Debug)]
+pub struct Fresh {
+    pub(super) message: Message,
+    pub(super) room: OwnedSemaphorePermit,
+}
+
+/// One message coming in.
+pub(super) struct Intake<'a, S: QueueStore> {
+    door: &'a Door<S>,
+    opening: Opening,
+    size: u64,
+    state: State<S>,
+}
+
+enum State<S: QueueStore> {
+    Small { author: Author, body: Vec<u8> },
+    Large { author: Author, draft: S::Draft },
+    Declined(Refused),
+}
+
+impl<S: QueueStore> Door<S> {
+    pub fn new(store: Arc<S>, tickets: TicketBook, limit: SizeLimit, zone: TimeZone, active: Active) -> Self {
+        Self { store, tickets, limit, zone, active }
+    }
+
+    /// Looks at the opening; whatever comes of it is said after the end.
+    pub(super) fn open(&self, opening: Opening) -> Intake<'_, S> {
+        let state = match self.admit(&opening) {
+            Ok(author) => State::Small { author, body: Vec::new() },
+            Err(refused) => State::Declined(refused),
+        };
+        Intake { door: self, opening, size: 0, state }
+    }
+
+    fn admit(&self, opening: &Opening) -> Result<Author, Refused> {
+        let session = opening.session;
+        let Proof::Ticket(ticket) = &opening.proof;
+        let author = self.tickets.author(ticket, session, Moment::now()).map_err(|error| {
+            tracing::warn!(event = "ticket-refused", session = %session, from = %opening.envelope.sender, reason = %error);
+            match error {
+                // The keys may have changed a moment ago, or cannot be read: that is not the sender's fault.
+                TicketError::UnknownKey => Refused::Fault,
+                TicketError::Malformed | TicketError::Forged | TicketError::Expired | TicketError::OtherSession => Refused::NotPermitted,
+            }
+        })?;
+        let declared = opening.declared_size.unwrap_or(0);
+        if declared > self.limit.0 {
+            return Err(Refused::TooLarge);
+        }
+        self.store.room_for(declared).map_err(|error| refusal(&error, opening))?;
+        Ok(author)
+    }
+}
+
+impl<S: QueueStore> Intake<'_, S> {
+    /// Takes in some of the body.
+    pub(super) async fn chunk(&mut self, bytes: Bytes) {
+        self.size = self.size.saturating_add(bytes.len() as u64);
+        if self.size > self.door.limit.0 {
+            self.state = State::Declined(Refused::TooLarge);
+        }
+        let written = match &mut self.state {
+            State::Declined(_) => Ok(()),
+            State::Small { body, .. } if body.len() + bytes.len() < SMALL_BODY => {
+                body.extend_from_slice(&bytes);
+                Ok(())
+            }
+            State::Small { .. } => self.grow(bytes).await,
+            State::Large { draft, .. } => draft.write(bytes).await,
+        };
+        if let Err(error) = written {
+            self.state = State::Declined(refusal(&error, &self.opening));
+        }
+    }
+
+    /// The body does not fit in memory any more.
+    async fn grow(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        self.door.store.room_for(SMALL_BODY as u64)?;
+        let mut draft = self.door.store.draft().await?;
+        let State::Small { author, body } = std::mem::replace(&mut self.state, State::Declined(Refused::Fault)) else {
+            return Ok(());
+        };
+        draft.write(Bytes::from(body)).await?;
+        draft.write(bytes).await?;
+        self.state = State::Large { author, draft };
+        Ok(())
+    }
+
+    /// The message has come whole. Only here is one accepted.
+    pub(super) async fn finish(self) -> Answer {
+        let (author, body) = match self.state {
+            State::Declined(refused) => {
+                tracing::info!(event = "declined", session = %self.opening.session, from = %self.opening.envelope.sender, size = self.size, reason = ?refused);
+                return Answer::Refused(refused);
+            }
+            State::Small { author, body } => (author, NewBody::Small(Bytes::from(body))),
+            State::Large { author, draft } => (author, NewBody::Large(draft)),
+        };
+        let Opening { envelope, trace, session, .. } = self.opening;
+        let peer = trace.peer;
+        let new = NewMessage { author, envelope, arrived: Moment::now(), arrival: Arrival::Smtp(trace, self.door.zone.clone()) };
+        let room = Arc::clone(&self.door.active.room).try_acquire_owned().ok();
+        let claim = if room.is_some() { Claim::Mine } else { Claim::Leave };
+        match self.door.store.accept(new, body, claim).await {
+            Ok(message) => {
+                let Author::User { user, .. } = &message.author else { return Answer::Refused(Refused::Fault) };
+                tracing::info!(
+                    event = "accepted", id = %message.id, session = %session, user, peer = %peer.ip(),
+                    from = %message.envelope.sender, rcpts = message.envelope.recipients().len(), size = self.size
+                );
+                let id = message.id;
+                self.door.pass_on(message, room);
+                Answer::Accepted(id)
+            }
+            Err(error) => {
+                tracing::error!(event = "not-accepted", session = %session, size = self.size, reason = %error);
+                Answer::Refused(kind(&error))
+            }
+        }
+    }
+}
+
+impl<S: QueueStore> Door<S> {
+    /// To delivery, from memory if there was room; else it waits in the store like any other.
+    fn pass_on(&self, message: Message, room: Option<OwnedSemaphorePermit>) {
+        let Some(room) = room else {
+            self.active.look.notify_one();
+            return;
+        };
+        let id = message.id;
+        if self.active.fresh.send(Fresh { message, room }).is_err() {
+            self.store.unclaim(id);
+        }
+    }
+}
+
+fn refusal(error: &StoreError, opening: &Opening) -> Refused {
+    tracing::error!(event = "not-accepted", session = %opening.session, reason = %error);
+    kind(error)
+}
+
+fn kind(error: &StoreError) -> Refused {
+    match error {
+        StoreError::Full => Refused::Full,
+        StoreError::Closed | StoreError::File { .. } | StoreError::Database(_) => Refused::Fault,
+    }
+}

@@ -1,0 +1,236 @@
+//! The queue's end of the control socket.
+
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, BufWriter};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Notify, Semaphore};
+
+use super::protocol::{Entry, Filter, Note, REQUEST_LIMIT, Request, Shown, Target};
+use crate::delivery::job::Body;
+use crate::handoff::QueueId;
+use crate::queue::message::Message;
+use crate::queue::moment::Moment;
+use crate::queue::server::Peers;
+use crate::queue::store::{self, Change, Claimed, Hold, QueueStore, StoreError};
+
+/// Administrators at once.
+const CONNECTIONS: usize = 16;
+/// Entries read from the store at once.
+const PAGE: usize = 1000;
+/// How long a request may take to come, and one line to be taken.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Octets of a message's header that are shown.
+const HEADERS: usize = 64 * 1024;
+
+/// Why the control socket cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {what} {}: {source}", path.display())]
+pub struct ControlError {
+    what: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// Binds `path` in a directory of its own, closed to others.
+pub fn bind(path: &Path) -> Result<UnixListener, ControlError> {
+    let failed = |what| move |source| ControlError { what, path: path.to_owned(), source };
+    if let Some(directory) = path.parent() {
+        match std::fs::DirBuilder::new().mode(0o700).create(directory) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed("make the directory of")(error)),
+            Ok(()) | Err(_) => {}
+        }
+        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700)).map_err(failed("close the directory of"))?;
+    }
+    // The last process may have left it behind. There is no second queue: the database's lock saw to that.
+    if path.symlink_metadata().is_ok_and(|it| it.file_type().is_socket()) {
+        std::fs::remove_file(path).map_err(failed("remove the old"))?;
+    }
+    UnixListener::bind(path).map_err(failed("bind"))
+}
+
+/// Serves until it is dropped. `look` is told when something became due.
+pub async fn serve<S: QueueStore>(listener: UnixListener, store: Arc<S>, peers: Peers, look: Arc<Notify>) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(room) = Arc::clone(&room).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) if peers.include(&stream) => {
+                let (store, look) = (Arc::clone(&store), Arc::clone(&look));
+                tokio::spawn(async move {
+                    let _room = room;
+                    if let Err(error) = attend(stream, &*store, &look).await {
+                        tracing::info!(event = "control-ended", reason = %error);
+                    }
+                });
+            }
+            Ok(_) => {} // told of already
+            Err(error) => {
+                tracing::error!(event = "control-accept", error = %error);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// One request and its answer.
+async fn attend<S: QueueStore>(stream: UnixStream, store: &S, look: &Notify) -> io::Result<()> {
+    let (reader, writer) = stream.into_split();
+    let mut line = Vec::new();
+    let mut reader = BufReader::new(reader).take(REQUEST_LIMIT as u64);
+    tokio::time::timeout(PATIENCE, reader.read_until(b'\n', &mut line)).await??;
+    let mut out = Answer { writer: BufWriter::with_capacity(64 * 1024, writer) };
+    match serde_json::from_slice(&line) {
+        Ok(request) => match answer(&request, store, look, &mut out).await {
+            Ok(()) => {}
+            Err(Trouble::Store(error)) => out.say(&Note::Error(error.to_string())).await?,
+            Err(Trouble::Said(text)) => out.say(&Note::Error(text)).await?,
+            Err(Trouble::Gone(error)) => return Err(error),
+        },
+        Err(error) => out.say(&Note::Error(format!("this is no request: {error}"))).await?,
+    }
+    out.writer.flush().await
+}
+
+/// Why an answer ends early.
+#[derive(Debug)]
+enum Trouble {
+    Store(StoreError),
+    Said(String),
+    Gone(io::Error),
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Self {
+        Self::Gone(error)
+    }
+}
+
+struct Answer {
+    writer: BufWriter<tokio::net::unix::OwnedWriteHalf>,
+}
+
+impl Answer {
+    async fn say(&mut self, note: &Note) -> io::Result<()> {
+        let mut line = serde_json::to_vec(note)?;
+        line.push(b'\n');
+        tokio::time::timeout(PATIENCE, self.writer.write_all(&line)).await?
+    }
+}
+
+async fn answer<S: QueueStore>(request: &Request, store: &S, look: &Notify, out: &mut Answer) -> Result<(), Trouble> {
+    let now = Moment::now();
+    let count = match request {
+        Request::List { filter } => list(filter, store, out).await?,
+        Request::Show { id } => show(id, store, out).await?,
+        Request::Retry(target) => alter(target, Change::Retry(now), store, out).await?,
+        Request::Hold(target) => alter(target, Change::Hold, store, out).await?,
+        Request::Release(target) => alter(target, Change::Release(now), store, out).await?,
+        Request::Delete(target) => alter(target, Change::Delete, store, out).await?,
+    };
+    look.notify_one();
+    out.say(&Note::Done { count }).await?;
+    Ok(())
+}
+
+async fn list<S: QueueStore>(filter: &Filter, store: &S, out: &mut Answer) -> Result<u64, Trouble> {
+    let (mut after, mut count) = (None, 0);
+    loop {
+        let page = store.page(after, PAGE).await?;
+        let Some(last) = page.last() else { return Ok(count) };
+        after = Some(last.id);
+        for entry in page.iter().filter(|entry| filter.matches(entry)) {
+            out.say(&Note::Entry(Entry::of(entry))).await?;
+            count += 1;
+        }
+    }
+}
+
+async fn show<S: QueueStore>(id: &str, store: &S, out: &mut Answer) -> Result<u64, Trouble> {
+    let unknown = || Trouble::Said(format!("there is no message {id}"));
+    let id = named(id)?;
+    // The page has what only the store knows, such as whether it is being delivered.
+    let before = QueueId::of_number(id.number().saturating_sub(1));
+    let entry = store.page(before, 1).await?.into_iter().find(|entry| entry.id == id).ok_or_else(unknown)?;
+    let (message, _) = store.inspect(id).await?.ok_or_else(unknown)?;
+    let headers = tokio::task::spawn_blocking(move || headers(&message)).await.map_err(io::Error::other)?;
+    out.say(&Note::Shown(Box::new(Shown { entry: Entry::of(&entry), headers }))).await?;
+    Ok(1)
+}
+
+async fn alter<S: QueueStore>(target: &Target, change: Change, store: &S, out: &mut Answer) -> Result<u64, Trouble> {
+    match target {
+        Target::Ids(ids) => {
+            let ids = ids.iter().map(|id| named(id)).collect::<Result<Vec<_>, _>>()?;
+            apply(ids, change, store, out).await
+        }
+        Target::Filter(filter) => {
+            let (mut after, mut count) = (None, 0);
+            loop {
+                let page = store.page(after, PAGE).await?;
+                let Some(last) = page.last() else { return Ok(count) };
+                after = Some(last.id);
+                let ids = page.iter().filter(|entry| filter.matches(entry) && is_of_use(change, entry)).map(|entry| entry.id).collect();
+                count += apply(ids, change, store, out).await?;
+            }
+        }
+    }
+}
+
+/// What is being delivered need not be tried again.
+fn is_of_use(change: Change, entry: &store::Entry) -> bool {
+    match change {
+        Change::Retry(_) => entry.claimed == Claimed::No && entry.hold == Hold::Free,
+        Change::Release(_) => entry.hold == Hold::Held,
+        Change::Hold => entry.hold == Hold::Free,
+        Change::Delete => true,
+    }
+}
+
+async fn apply<S: QueueStore>(ids: Vec<QueueId>, change: Change, store: &S, out: &mut Answer) -> Result<u64, Trouble> {
+    if ids.is_empty() {
+        return Ok(0);
+    }
+    let changed = store.alter(ids, change).await?;
+    for id in &changed {
+        let what = match change {
+            Change::Retry(_) => "retry",
+            Change::Hold => "held",
+            Change::Release(_) => "released",
+            Change::Delete => "deleted",
+        };
+        tracing::info!(event = what, id = %id, by = "administrator");
+    }
+    out.say(&Note::Changed(changed.iter().map(QueueId::to_string).collect())).await?;
+    Ok(changed.len() as u64)
+}
+
+fn named(id: &str) -> Result<QueueId, Trouble> {
+    QueueId::named(id).ok_or_else(|| Trouble::Said(format!("{id:?} is no queue id")))
+}
+
+/// Our trace field and the message's own header, up to its empty line.
+fn headers(message: &Message) -> String {
+    let start = match &message.content.body {
+        Body::Memory(bytes) => bytes.get(..HEADERS).unwrap_or(bytes).to_vec(),
+        Body::File { file, .. } => {
+            let mut start = vec![0; HEADERS];
+            let count = std::os::unix::fs::FileExt::read_at(&**file, &mut start, 0).unwrap_or(0);
+            start.truncate(count);
+            start
+        }
+    };
+    let end = memchr::memmem::find(&start, b"\r\n\r\n").map_or(start.len(), |at| at + 2);
+    let own = start.get(..end).unwrap_or(&start);
+    String::from_utf8_lossy(&[&message.content.trace, own].concat()).into_owned()
+}

@@ -1,0 +1,379 @@
+//! Between store and delivery: what is due goes out, what became of it is settled.
+//!
+//! ```text
+//! door ──Fresh──▶ ┌──────────┐ ──Job──▶ delivery
+//! store ──due───▶ │  rounds  │ ◀─Outcomes─┘
+//!                 └────┬─────┘
+//!                      └─▶ settle ─▶ store (with the report, in one step)
+//! ```
+//!
+//! Invariants: a message has at most one round at a time, and keeps its claim from the start of the round until what
+//! became of it is durable. Messages in memory are bounded: so many fresh ones, so many from the store, each with its own
+//! share so that neither starves the other. Nothing here is needed after a crash.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+
+use super::accept::{Active, Fresh};
+use super::message::{Author, Message, NewMessage};
+use super::moment::Moment;
+use super::report::Reporter;
+use super::schedule::Schedule;
+use super::settle::{After, Settled, note, settle};
+use super::store::{Change, Due, DueQuery, QueueStore, Settlement, StoreError, Then, new_body};
+use crate::delivery::job::{Account, Job, Outcome, Outcomes, RecipientNo};
+use crate::handoff::QueueId;
+
+/// How many messages may be in memory at once.
+#[derive(Clone, Copy, Debug)]
+pub struct ActiveLimits {
+    /// Just accepted, delivered from memory.
+    pub fresh: usize,
+    /// Read back from the store.
+    pub loaded: usize,
+}
+
+impl Default for ActiveLimits {
+    fn default() -> Self {
+        Self { fresh: 1536, loaded: 512 }
+    }
+}
+
+/// Looks into the store at least so often, whatever the clock says.
+const LONGEST_LOOK: Duration = Duration::from_secs(30);
+/// Pause before looking again when the store had nothing to give although something was due.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// What deliveries on their way get when the role ends.
+const GRACE: Duration = Duration::from_secs(5);
+/// Pause before a report that found no room is tried again.
+const REPORT_AGAIN: Duration = Duration::from_secs(5);
+
+/// Delivery has gone: its ends of the channels are closed. Everything is in the store.
+#[derive(Debug, thiserror::Error)]
+#[error("the delivery side has ended")]
+pub struct DeliveryGone;
+
+/// One message being delivered.
+struct Round {
+    message: Message,
+    /// Recipients that nothing was heard of yet.
+    out: Vec<RecipientNo>,
+    /// What is not delivered.
+    others: Vec<(RecipientNo, Outcome)>,
+    room: OwnedSemaphorePermit,
+}
+
+/// What settling needs; shared by its tasks.
+struct Settler<S> {
+    store: Arc<S>,
+    reporter: Reporter,
+    look: Arc<Notify>,
+}
+
+pub struct Dispatch<S: QueueStore> {
+    settler: Arc<Settler<S>>,
+    schedule: Schedule,
+    outcomes: mpsc::Receiver<Outcomes>,
+    fresh: mpsc::UnboundedReceiver<Fresh>,
+    look: Arc<Notify>,
+    rounds: HashMap<QueueId, Round>,
+    /// Begun, but delivery has not taken them yet.
+    waiting: VecDeque<Job>,
+    loads: Arc<Semaphore>,
+    load_limit: usize,
+    looking: Option<JoinHandle<Looked>>,
+    next_look: Instant,
+    settling: JoinSet<()>,
+}
+
+/// What a look into the store brought.
+struct Looked {
+    due: Result<Due, StoreError>,
+    rooms: Vec<OwnedSemaphorePermit>,
+}
+
+impl<S: QueueStore> Dispatch<S> {
+    /// The dispatcher, and what the door needs to pass messages to it.
+    pub fn new(
+        store: Arc<S>,
+        schedule: Schedule,
+        reporter: Reporter,
+        limits: ActiveLimits,
+        outcomes: mpsc::Receiver<Outcomes>,
+    ) -> (Self, Active) {
+        let (to_us, fresh) = mpsc::unbounded_channel();
+        let look = Arc::new(Notify::new());
+        let active = Active { room: Arc::new(Semaphore::new(limits.fresh)), fresh: to_us, look: Arc::clone(&look) };
+        let settler = Arc::new(Settler { store, reporter, look: Arc::clone(&look) });
+        let dispatch = Self {
+            settler,
+            schedule,
+            outcomes,
+            fresh,
+            look,
+            rounds: HashMap::new(),
+            waiting: VecDeque::new(),
+            loads: Arc::new(Semaphore::new(limits.loaded)),
+            load_limit: limits.loaded,
+            looking: None,
+            next_look: Instant::now(),
+            settling: JoinSet::new(),
+        };
+        (dispatch, active)
+    }
+
+    /// Works until `stop` is true, then for a moment longer.
+    pub async fn run(mut self, jobs: mpsc::Sender<Job>, mut stop: watch::Receiver<bool>) -> Result<(), DeliveryGone> {
+        loop {
+            tokio::select! {
+                Some(fresh) = self.fresh.recv() => self.begin(fresh.message, fresh.room),
+                outcomes = self.outcomes.recv() => self.hear(outcomes.ok_or(DeliveryGone)?),
+                free = jobs.reserve(), if !self.waiting.is_empty() => {
+                    let free = free.map_err(|_| DeliveryGone)?;
+                    if let Some(job) = self.waiting.pop_front() {
+                        free.send(job);
+                    }
+                }
+                looked = found(&mut self.looking) => self.take(looked),
+                () = self.look.notified() => self.next_look = Instant::now(),
+                () = sleep_until(self.next_look), if self.may_look() => self.look_up(),
+                _ = stop.wait_for(|stop| *stop) => break,
+            }
+            while self.settling.try_join_next().is_some() {}
+        }
+        drop(jobs); // which tells delivery to come to an end
+        self.wind_down().await;
+        Ok(())
+    }
+
+    /// Hears what is still on its way; what is not heard of in time is tried again at the next start.
+    async fn wind_down(&mut self) {
+        let deadline = Instant::now() + GRACE;
+        for job in std::mem::take(&mut self.waiting) {
+            self.rounds.remove(&job.id);
+        }
+        while !self.rounds.is_empty()
+            && let Ok(Some(outcomes)) = timeout_at(deadline, self.outcomes.recv()).await
+        {
+            self.hear(outcomes);
+        }
+        let settled = async { while self.settling.join_next().await.is_some() {} };
+        if timeout_at(deadline, settled).await.is_err() || !self.rounds.is_empty() {
+            tracing::info!(event = "unfinished", messages = self.rounds.len(), reason = "the role ends; they will be tried again");
+        }
+    }
+
+    fn begin(&mut self, message: Message, room: OwnedSemaphorePermit) {
+        let recipients = message.open_recipients();
+        let out: Vec<_> = recipients.iter().map(|(no, _)| *no).collect();
+        let round = Round { message, out, others: Vec::new(), room };
+        if recipients.is_empty() {
+            // All were done when the last process ended; only the end was missing.
+            return self.end(round);
+        }
+        let message = &round.message;
+        self.waiting.push_back(Job {
+            id: message.id,
+            sender: message.envelope.sender.clone(),
+            body: message.envelope.body,
+            international: message.envelope.international,
+            ret: message.envelope.ret,
+            envid: message.envelope.envid.clone(),
+            recipients,
+            content: message.content.clone(),
+        });
+        self.rounds.insert(round.message.id, round);
+    }
+
+    fn hear(&mut self, outcomes: Outcomes) {
+        let Some(round) = self.rounds.get_mut(&outcomes.id) else {
+            tracing::warn!(event = "outcome-unexpected", id = %outcomes.id);
+            return;
+        };
+        let delivered = round.hear(outcomes.settled);
+        if round.out.is_empty() {
+            if let Some(round) = self.rounds.remove(&outcomes.id) {
+                self.end(round);
+            }
+        } else if delivered {
+            self.settler.store.note(outcomes.id, &round.message.progress);
+        }
+    }
+
+    fn end(&mut self, round: Round) {
+        let dice = (round.message.id.number() ^ u64::from(std::process::id()).rotate_left(7)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48;
+        let now = Moment::now();
+        let settled = settle(&round.message, &round.others, &self.schedule, now, dice as u16);
+        for (no, account) in &settled.silent {
+            tracing::warn!(event = "dropped", id = %round.message.id, rcpt = %name(&round.message, *no), status = %account.status, reason = "nobody wants to hear of this failure");
+        }
+        if let After::Retry { timing, .. } = &settled.then {
+            self.look_by(Instant::now() + timing.due.since(now).min(LONGEST_LOOK));
+        }
+        self.settling.spawn(Arc::clone(&self.settler).settle(round.message, settled, now, round.room));
+    }
+
+    fn look_by(&mut self, at: Instant) {
+        self.next_look = self.next_look.min(at);
+    }
+
+    fn may_look(&self) -> bool {
+        // Not for one place at a time: a look costs the writer a query.
+        self.looking.is_none() && self.loads.available_permits() > self.load_limit / 2
+    }
+
+    fn look_up(&mut self) {
+        let mut rooms = Vec::new();
+        while let Ok(room) = Arc::clone(&self.loads).try_acquire_owned() {
+            rooms.push(room);
+        }
+        let query = DueQuery { now: Moment::now(), horizon: self.schedule.horizon(), limit: rooms.len() };
+        let store = Arc::clone(&self.settler.store);
+        self.looking = Some(tokio::spawn(async move { Looked { due: store.claim_due(query).await, rooms } }));
+        self.next_look = Instant::now() + LONGEST_LOOK;
+    }
+
+    /// Begins what the look brought, and decides when to look again.
+    fn take(&mut self, looked: Looked) {
+        let due = match looked.due {
+            Ok(due) => due,
+            Err(error) => {
+                tracing::error!(event = "not-loaded", reason = %error);
+                self.look_by(Instant::now() + LOOK_AGAIN);
+                return;
+            }
+        };
+        if let Some(next) = due.next {
+            let pause = next.since(Moment::now());
+            let least = if due.messages.is_empty() { LOOK_AGAIN } else { Duration::ZERO };
+            self.look_by(Instant::now() + pause.clamp(least, LONGEST_LOOK));
+        }
+        for (message, room) in due.messages.into_iter().zip(looked.rooms) {
+            self.begin(message, room);
+        }
+    }
+}
+
+/// The end of a look; never, while there is none.
+async fn found(looking: &mut Option<JoinHandle<Looked>>) -> Looked {
+    let Some(handle) = looking else { return std::future::pending().await };
+    let looked = handle.await.unwrap_or(Looked { due: Err(StoreError::Closed), rooms: Vec::new() });
+    *looking = None;
+    looked
+}
+
+impl Round {
+    /// Whether a recipient was delivered, which is to be recorded soon.
+    fn hear(&mut self, settled: Vec<(RecipientNo, Outcome)>) -> bool {
+        let mut delivered = false;
+        for (no, outcome) in settled {
+            let Some(place) = self.out.iter().position(|it| *it == no) else {
+                tracing::warn!(event = "outcome-unexpected", id = %self.message.id, rcpt = no.0);
+                continue;
+            };
+            self.out.swap_remove(place);
+            self.tell(no, &outcome);
+            if let Some(recipient) = usize::try_from(no.0).ok().and_then(|it| self.message.envelope.recipients().nth(it)) {
+                note(&mut self.message.progress, recipient, no, &outcome);
+            }
+            match outcome {
+                Outcome::Delivered(_) => delivered = true,
+                Outcome::Deferred(_) | Outcome::Failed(_) => self.others.push((no, outcome)),
+            }
+        }
+        delivered
+    }
+
+    fn tell(&self, no: RecipientNo, outcome: &Outcome) {
+        let (event, account): (_, &Account) = match outcome {
+            Outcome::Delivered(account) => ("delivered", account),
+            Outcome::Deferred(account) => ("deferred", account),
+            Outcome::Failed(account) => ("failed", account),
+        };
+        let (id, rcpt) = (self.message.id, name(&self.message, no));
+        let remote = account.remote.as_deref().unwrap_or("none");
+        tracing::info!(event, id = %id, rcpt = %rcpt, remote, status = %account.status, reply = %account.diagnostic);
+    }
+}
+
+/// A recipient's address, for the log.
+fn name(message: &Message, no: RecipientNo) -> String {
+    let recipient = usize::try_from(no.0).ok().and_then(|it| message.envelope.recipients().nth(it));
+    recipient.map(|it| it.mailbox.to_string()).unwrap_or_default()
+}
+
+impl<S: QueueStore> Settler<S> {
+    /// Makes durable what was decided; `room` is free again afterwards.
+    async fn settle(self: Arc<Self>, message: Message, settled: Settled, now: Moment, room: OwnedSemaphorePermit) {
+        let id = message.id;
+        let recorded = if settled.told.is_empty() {
+            self.store.settle(Settlement { id, then: then(&settled.then), report: None }).await.map(|_| ())
+        } else {
+            self.settle_and_report(message, settled, now).await
+        };
+        if let Err(error) = recorded {
+            tracing::error!(event = "not-settled", id = %id, reason = %error);
+        }
+        drop(room);
+    }
+
+    /// The report and the settlement become durable in one step. While there is no room for the report, both wait.
+    async fn settle_and_report(&self, message: Message, settled: Settled, now: Moment) -> Result<(), StoreError> {
+        let (id, reporter) = (message.id, Arc::clone(&self.reporter));
+        let (told, recipients) = (settled.told, message.envelope.recipients().len());
+        let written = tokio::task::spawn_blocking(move || reporter(&message, &told, now)).await;
+        let report = match written {
+            Ok(Some(report)) => report,
+            Ok(None) => {
+                tracing::error!(event = "not-reported", id = %id, recipients, reason = "the report was not written");
+                return self.keep_for_people(id).await;
+            }
+            Err(error) => {
+                tracing::error!(event = "not-reported", id = %id, recipients, reason = %error);
+                return self.keep_for_people(id).await;
+            }
+        };
+        let body = loop {
+            match new_body(&*self.store, report.bytes.clone()).await {
+                Ok(body) => break body,
+                Err(StoreError::Closed) => return Err(StoreError::Closed),
+                Err(error @ (StoreError::Full | StoreError::File { .. } | StoreError::Database(_))) => {
+                    tracing::warn!(event = "report-waits", id = %id, reason = %error);
+                    sleep(REPORT_AGAIN).await;
+                }
+            }
+        };
+        let to = report.envelope.first.mailbox.to_string();
+        let new = NewMessage {
+            author: Author::Report { about: id },
+            envelope: report.envelope,
+            arrived: now,
+            arrival: super::message::Arrival::Here,
+        };
+        let settlement = Settlement { id, then: then(&settled.then), report: Some((new, body)) };
+        if let Some(report) = self.store.settle(settlement).await? {
+            tracing::info!(event = "reported", id = %id, report = %report, to);
+            self.look.notify_one();
+        }
+        Ok(())
+    }
+
+    /// A report cannot be written: the message is held, so that somebody looks at it and nothing is lost.
+    async fn keep_for_people(&self, id: QueueId) -> Result<(), StoreError> {
+        self.store.alter(vec![id], Change::Hold).await?;
+        self.store.unclaim(id);
+        Ok(())
+    }
+}
+
+fn then(after: &After) -> Then {
+    match after {
+        After::Finished => Then::Finished,
+        After::Retry { progress, timing } => Then::Retry { progress: progress.clone(), timing: *timing },
+    }
+}

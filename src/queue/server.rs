@@ -1,0 +1,150 @@
+//! The hand-off socket: connections from the front end, one message after another on each.
+//!
+//! Invariant: only peers whose uid is in `Peers` are read from (SO_PEERCRED). One answer follows each end, nothing else
+//! is ever written; what does not decode closes the connection and leaves nothing behind.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use super::accept::Door;
+use super::store::QueueStore;
+use crate::handoff::wire::{self, Frame, FrameError};
+
+/// Connections at once; the front end keeps itself to fewer.
+const CONNECTIONS: usize = 1024;
+/// Silence in the middle of a message, longer than the front end allows its clients.
+const SILENCE: Duration = Duration::from_secs(15 * 60);
+/// What messages on their way get when the role ends.
+const GRACE: Duration = Duration::from_secs(5);
+/// Octets read at once.
+const READ: usize = 16 * 1024;
+/// A buffer that grew beyond this goes with its message.
+const KEEP: usize = 64 * 1024;
+
+/// Uids that may connect.
+#[derive(Clone, Debug)]
+pub struct Peers(pub Vec<u32>);
+
+/// Why a connection ended before its time.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+    #[error("a frame out of order")]
+    Order,
+    #[error("silent in the middle of a message")]
+    Silent,
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The front end's client went away, or it died: nothing is queued.
+    #[error("gone in the middle of a message")]
+    Cut,
+}
+
+/// Serves until `stop` is true, then lets what is on its way finish for a while.
+pub async fn serve<S: QueueStore>(listener: UnixListener, door: Arc<Door<S>>, peers: Peers, mut stop: watch::Receiver<bool>) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut conversations = JoinSet::new();
+    loop {
+        let next = async {
+            let room = Arc::clone(&room).acquire_owned().await.map_err(io::Error::other)?;
+            let (stream, _) = listener.accept().await?;
+            Ok::<_, io::Error>((stream, room))
+        };
+        let accepted = tokio::select! {
+            accepted = next => accepted,
+            _ = stop.wait_for(|stop| *stop) => break,
+        };
+        match accepted {
+            Ok((stream, room)) if peers.include(&stream) => {
+                let (door, stop) = (Arc::clone(&door), stop.clone());
+                conversations.spawn(async move {
+                    let _room = room;
+                    if let Err(ended) = converse(stream, &door, stop).await {
+                        tracing::info!(event = "handoff-ended", reason = %ended);
+                    }
+                });
+            }
+            Ok(_) => {} // told of already
+            Err(error) => {
+                // Too many open files, as a rule. The connection stays in the backlog until there is one.
+                tracing::error!(event = "handoff-accept", error = %error);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+        while conversations.try_join_next().is_some() {}
+    }
+    drop(listener);
+    let all = async { while conversations.join_next().await.is_some() {} };
+    if tokio::time::timeout(GRACE, all).await.is_err() {
+        tracing::warn!(event = "handoff-cut", reason = "the role ends and these messages are not finished");
+    }
+}
+
+impl Peers {
+    pub(super) fn include(&self, stream: &UnixStream) -> bool {
+        match stream.peer_cred() {
+            Ok(peer) if self.0.contains(&peer.uid()) => true,
+            Ok(peer) => {
+                tracing::warn!(event = "peer-refused", uid = peer.uid(), pid = peer.pid());
+                false
+            }
+            Err(error) => {
+                tracing::warn!(event = "peer-refused", error = %error);
+                false
+            }
+        }
+    }
+}
+
+async fn converse<S: QueueStore>(mut stream: UnixStream, door: &Door<S>, mut stop: watch::Receiver<bool>) -> Result<(), Ended> {
+    let mut buffer = BytesMut::new();
+    let mut answer = Vec::with_capacity(wire::ANSWER_LIMIT);
+    loop {
+        let opening = tokio::select! {
+            biased;
+            frame = next_frame(&mut stream, &mut buffer) => match frame? {
+                Some(Frame::Opening(opening)) => *opening,
+                Some(Frame::Chunk(_) | Frame::End) => return Err(Ended::Order),
+                None => return Ok(()),
+            },
+            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+        };
+        let mut intake = door.open(opening);
+        let said = loop {
+            let frame = tokio::time::timeout(SILENCE, next_frame(&mut stream, &mut buffer)).await.map_err(|_| Ended::Silent)?;
+            match frame? {
+                Some(Frame::Chunk(bytes)) => intake.chunk(bytes).await,
+                Some(Frame::End) => break intake.finish().await,
+                Some(Frame::Opening(_)) => return Err(Ended::Order),
+                None => return Err(Ended::Cut),
+            }
+        };
+        answer.clear();
+        wire::put_answer(&mut answer, said);
+        stream.write_all(&answer).await?;
+        if buffer.is_empty() && buffer.capacity() > KEEP {
+            buffer = BytesMut::new();
+        }
+    }
+}
+
+/// The next whole frame; `None` when the peer closed between two frames.
+async fn next_frame(stream: &mut UnixStream, buffer: &mut BytesMut) -> Result<Option<Frame>, Ended> {
+    loop {
+        if let Some(frame) = wire::take_frame(buffer)? {
+            return Ok(Some(frame));
+        }
+        buffer.reserve(wire::missing(buffer).max(READ));
+        if stream.read_buf(buffer).await? == 0 {
+            return if buffer.is_empty() { Ok(None) } else { Err(Ended::Cut) };
+        }
+    }
+}
