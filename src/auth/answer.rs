@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use pamrelay_authwire::{Accepted, Cause, Outcome, Phase, Reason};
+use pamrelay_authwire::{Accepted, Cause, MAX_USER, Outcome, Phase, Reason};
 
 use super::AuthError;
 
@@ -64,8 +64,9 @@ pub enum Trouble {
 
 impl Answer {
     /// For a name or password that no frame can carry: wrong, and nobody was asked.
-    pub(super) fn unaskable() -> Self {
-        Self::Reject(Cause { phase: Phase::Check, code: 0, reason: Reason::BadPassword })
+    pub(super) fn unaskable(user: &[u8]) -> Self {
+        let reason = if user.len() > MAX_USER { Reason::BadName } else { Reason::BadPassword };
+        Self::Reject(Cause { phase: Phase::Check, code: 0, reason })
     }
 
     /// One word for the log.
@@ -85,6 +86,8 @@ impl Answer {
 impl From<Outcome> for Answer {
     fn from(outcome: Outcome) -> Self {
         match outcome {
+            // The queue would not believe an identity without its proof, so it is none.
+            Outcome::Accept(accepted) if accepted.ticket.is_empty() => Self::Unavailable(Trouble::NoAnswer(AuthError::Nonsense)),
             Outcome::Accept(accepted) => Self::Accept(Identity(accepted)),
             Outcome::Reject(cause) => Self::Reject(cause),
             Outcome::Throttled(cause) => Self::Throttled(cause),

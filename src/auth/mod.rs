@@ -6,6 +6,8 @@
 
 mod answer;
 mod password;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::net::IpAddr;
@@ -15,10 +17,13 @@ use std::time::Duration;
 use pamrelay_authwire::{MAX_VERDICT, Question, QuestionFrame, Verdict};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 pub use answer::{Answer, Identity, Trouble};
 pub use password::Password;
+
+/// The pause before another try while the helper's backlog is full.
+const CROWDED: Duration = Duration::from_millis(20);
 
 /// Where the helper listens, and how long a question may take in all.
 #[derive(Clone, Debug)]
@@ -60,7 +65,7 @@ impl Helper {
         // One question to a connection: its id can be the session's.
         let question = Question { id: session, session, peer: Question::peer_bytes(peer), user, password: password.as_bytes() };
         let Some(frame) = question.encode() else {
-            return Answer::unaskable();
+            return Answer::unaskable(user);
         };
         drop(password);
         match timeout(self.deadline, self.exchange(session, &frame)).await {
@@ -71,15 +76,25 @@ impl Helper {
     }
 
     async fn exchange(&self, id: u64, frame: &QuestionFrame) -> Result<Verdict, AuthError> {
-        let mut stream = UnixStream::connect(&self.path).await.map_err(AuthError::Unreachable)?;
+        let mut stream = self.connect().await.map_err(AuthError::Unreachable)?;
         let uid = stream.peer_cred().map_err(AuthError::Unreachable)?.uid();
         if uid != self.uid {
             return Err(AuthError::Impostor(uid));
         }
         stream.write_all(frame.as_bytes()).await.map_err(AuthError::Cut)?;
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(512);
         let limit = u64::try_from(MAX_VERDICT).unwrap_or(u64::MAX).saturating_add(1);
         stream.take(limit).read_to_end(&mut bytes).await.map_err(AuthError::Cut)?;
         Verdict::decode(&bytes).filter(|verdict| verdict.id == id).ok_or(AuthError::Nonsense)
+    }
+
+    /// A full backlog is told at once on a Unix socket, and passes: the deadline bounds the wait.
+    async fn connect(&self) -> io::Result<UnixStream> {
+        loop {
+            match UnixStream::connect(&self.path).await {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(CROWDED).await,
+                reached => return reached,
+            }
+        }
     }
 }

@@ -1,0 +1,170 @@
+//! The client against helpers that answer right, wrong, twice, late and not at all.
+
+use std::net::Ipv4Addr;
+
+use pamrelay_authwire::{Accepted, Cause, Outcome, Phase, Reason};
+use tokio::net::UnixListener;
+use zeroize::Zeroizing;
+
+use super::*;
+
+const PEER: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// A helper that answers every question with what `reply` makes of it; an empty reply is silence.
+struct Fake {
+    dir: tempfile::TempDir,
+    uid: u32,
+}
+
+impl Fake {
+    fn new(reply: impl Fn(Question<'_>) -> Vec<u8> + Send + 'static) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(dir.path().join("auth")).unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut frame = QuestionFrame::empty();
+                let count = stream.read(frame.room()).await.unwrap();
+                frame.filled(count);
+                let said = reply(Question::decode(frame.as_bytes()).unwrap());
+                let _ = stream.write_all(&said).await;
+                if said.is_empty() {
+                    sleep(Duration::from_secs(60)).await;
+                }
+            }
+        });
+        Self { dir, uid: nix::unistd::geteuid().as_raw() }
+    }
+
+    fn served_by(&self, uid: u32) -> Helper {
+        Helper::served_by(self.dir.path().join("auth"), Duration::from_millis(500), uid)
+    }
+
+    async fn asked(&self) -> Answer {
+        self.served_by(self.uid).ask(42, PEER, b"alice", password(b"secret")).await
+    }
+}
+
+fn password(bytes: &[u8]) -> Password {
+    Password::from(Zeroizing::new(bytes.to_vec()))
+}
+
+fn accepted(id: u64, ticket: &[u8]) -> Vec<u8> {
+    let accepted = Accepted { user: "alice".into(), uid: 1000, groups: vec!["staff".into()], ticket: ticket.into() };
+    Verdict { id, outcome: Outcome::Accept(accepted) }.encode().unwrap()
+}
+
+#[tokio::test]
+async fn an_accept_becomes_an_identity() {
+    let fake = Fake::new(|question| {
+        assert_eq!((question.session, question.user, question.password), (42, &b"alice"[..], &b"secret"[..]));
+        assert_eq!(question.peer_addr(), PEER);
+        accepted(question.id, b"ticket")
+    });
+
+    let Answer::Accept(identity) = fake.asked().await else { panic!("not accepted") };
+
+    assert_eq!((identity.user(), identity.uid(), identity.ticket()), ("alice", 1000, &b"ticket"[..]));
+    assert_eq!(identity.groups(), ["staff"]);
+}
+
+#[tokio::test]
+async fn every_other_outcome_keeps_its_kind_and_cause() {
+    let cause = Cause { phase: Phase::Account, code: 12, reason: Reason::PasswordAged };
+    let outcomes: [(fn(Cause) -> Outcome, &str); 6] = [
+        (Outcome::Reject, "reject"),
+        (Outcome::Throttled, "throttled"),
+        (Outcome::MustChange, "must-change"),
+        (Outcome::Expired, "expired"),
+        (Outcome::NotPermitted, "not-permitted"),
+        (Outcome::Unavailable, "unavailable"),
+    ];
+    for (outcome, word) in outcomes {
+        let fake = Fake::new(move |question| Verdict { id: question.id, outcome: outcome(cause) }.encode().unwrap());
+
+        let answer = fake.asked().await;
+
+        assert_eq!(answer.word(), word);
+        assert_eq!(answer.to_string(), "acct password-aged (PAM 12)");
+    }
+}
+
+#[tokio::test]
+async fn whatever_is_not_exactly_one_verdict_is_doubt() {
+    let fakes = [
+        Fake::new(|question| accepted(question.id + 1, b"ticket")),
+        Fake::new(|question| accepted(question.id, b"")),
+        Fake::new(|question| [accepted(question.id, b"ticket"), accepted(question.id, b"ticket")].concat()),
+        Fake::new(|question| accepted(question.id, b"ticket")[1..].to_vec()),
+        Fake::new(|question| accepted(question.id, b"ticket")[..20].to_vec()),
+        Fake::new(|_| vec![1; 100_000]),
+        Fake::new(|_| b"OK\n".to_vec()),
+    ];
+    for fake in fakes {
+        let answer = fake.asked().await;
+        assert!(matches!(answer, Answer::Unavailable(Trouble::NoAnswer(AuthError::Nonsense | AuthError::Cut(_)))), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn silence_ends_at_the_deadline_and_absence_at_once() {
+    let silent = Fake::new(|_| Vec::new());
+    assert!(matches!(silent.asked().await, Answer::Unavailable(Trouble::NoAnswer(AuthError::TimedOut(_)))));
+
+    let away = Helper::new(silent.dir.path().join("nobody"), Duration::from_secs(10));
+    let answer = away.ask(1, PEER, b"alice", password(b"x")).await;
+    assert!(matches!(answer, Answer::Unavailable(Trouble::NoAnswer(AuthError::Unreachable(_)))));
+}
+
+#[tokio::test]
+async fn a_socket_of_somebody_else_gets_no_password() {
+    let fake = Fake::new(|_| panic!("the question was sent"));
+
+    let answer = fake.served_by(fake.uid + 1).ask(1, PEER, b"alice", password(b"secret")).await;
+
+    assert!(matches!(answer, Answer::Unavailable(Trouble::NoAnswer(AuthError::Impostor(_)))));
+}
+
+#[tokio::test]
+async fn a_full_backlog_is_waited_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("auth");
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
+    socket.listen(0).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let _first = UnixStream::connect(&path).await.unwrap();
+    assert_eq!(UnixStream::connect(&path).await.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    let listener = UnixListener::from_std(std::os::fd::OwnedFd::from(socket).into()).unwrap();
+    tokio::spawn(async move {
+        sleep(Duration::from_millis(100)).await;
+        listener.accept().await.unwrap();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut frame = QuestionFrame::empty();
+        let count = stream.read(frame.room()).await.unwrap();
+        frame.filled(count);
+        stream.write_all(&accepted(Question::decode(frame.as_bytes()).unwrap().id, b"ticket")).await.unwrap();
+    });
+
+    let helper = Helper::served_by(path, Duration::from_secs(5), nix::unistd::geteuid().as_raw());
+
+    assert!(matches!(helper.ask(1, PEER, b"alice", password(b"x")).await, Answer::Accept(_)));
+}
+
+#[tokio::test]
+async fn what_does_not_fit_a_question_is_wrong_without_asking() {
+    let helper = Helper::new("/nonexistent".into(), Duration::from_secs(1));
+
+    for (user, length, reason) in
+        [(256, 1, Reason::BadName), (1, 1024, Reason::BadPassword), (255, 1023, Reason::BadPassword), (1, 100_000, Reason::BadPassword)]
+    {
+        let answer = helper.ask(1, PEER, &vec![b'u'; user], password(&vec![b'p'; length])).await;
+        assert!(matches!(answer, Answer::Reject(cause) if cause.reason == reason), "{user} {length} {answer:?}");
+    }
+}
+
+#[test]
+fn a_password_and_a_ticket_are_not_in_debug_output() {
+    assert_eq!(format!("{:?}", password(b"hunter2")), "Password(hidden)");
+    let Some(Verdict { outcome, .. }) = Verdict::decode(&accepted(1, b"hunter2")) else { panic!("no verdict") };
+    assert!(!format!("{:?}", Answer::from(outcome)).contains("104, 117"), "the ticket's bytes");
+}
