@@ -33,6 +33,7 @@ pub mod store;
 mod walk;
 pub mod wire;
 
+use notices::Notice;
 use ring::Ring;
 use server::{Server, Users};
 use store::{Store, StoreError, StoreSettings};
@@ -80,16 +81,16 @@ pub fn run(settings: KeysSettings) -> Result<std::convert::Infallible, KeysRunEr
         tracing::warn!("event=sandbox-part-missing role=keys part=\"{missing}\"");
     }
 
-    let store = Store::load(&settings.store, SystemTime::now())?;
+    let store = Store::load(&settings.store)?;
     say_what_is_in_use(&store);
     let ring = Ring::new(store);
     spawn("reload", {
         let ring = Arc::clone(&ring);
         move || reload_on(signals, &ring, &settings.store)
     })?;
-    spawn("forget", {
+    spawn("time", {
         let ring = Arc::clone(&ring);
-        move || forget_in_time(&ring)
+        move || watch_time(&ring)
     })?;
 
     notifier.ready();
@@ -114,7 +115,7 @@ fn reload_on(mut signals: Signals, ring: &Ring, settings: &StoreSettings) {
 
 /// Reads the directory again: a good set becomes the current one, a bad one changes nothing.
 pub fn reload(ring: &Ring, settings: &StoreSettings) {
-    match Store::load(settings, SystemTime::now()) {
+    match Store::load(settings) {
         Ok(store) => {
             say_what_is_in_use(&store);
             ring.replace(store, Instant::now());
@@ -144,10 +145,14 @@ pub fn reach_notice(settings: &StoreSettings) -> Option<String> {
     })
 }
 
-fn forget_in_time(ring: &Ring) -> ! {
+/// Forgets replaced keys each minute, and says each day what is unwise: a certificate ends while nobody looks.
+fn watch_time(ring: &Ring) -> ! {
     loop {
-        thread::sleep(Duration::from_secs(60));
-        ring.forget(Instant::now());
+        for _ in 0..24 * 60 {
+            thread::sleep(Duration::from_secs(60));
+            ring.forget(Instant::now());
+        }
+        say_notices(&ring.notices(SystemTime::now()));
     }
 }
 
@@ -157,7 +162,11 @@ fn say_what_is_in_use(store: &Store) {
         store.server.generation.0,
         store.client.as_ref().map_or_else(|| "none".into(), |client| format!("{:016x}", client.generation.0)),
     );
-    for notice in &store.notices {
+    say_notices(&store.notices(SystemTime::now()));
+}
+
+fn say_notices(notices: &[Notice]) {
+    for notice in notices {
         tracing::warn!("event=certificate-notice notice={:?}", notice.to_string());
     }
 }

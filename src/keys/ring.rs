@@ -6,12 +6,13 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, PoisonError, RwLock},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use zeroize::Zeroizing;
 
 use super::{
+    notices::Notice,
     signer::Purpose,
     store::{Generation, Identity, Store},
 };
@@ -51,6 +52,11 @@ impl Ring {
     /// Names the server certificate in use.
     pub fn generation(&self) -> Generation {
         self.0.read().unwrap_or_else(PoisonError::into_inner).current.server.generation
+    }
+
+    /// What is unwise about the set in use, at that time.
+    pub fn notices(&self, now: SystemTime) -> Vec<Notice> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).current.notices(now)
     }
 
     pub(super) fn current(&self, purpose: Purpose) -> Option<Identity> {

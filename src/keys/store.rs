@@ -97,8 +97,7 @@ pub struct Store {
     pub server: Identity,
     pub client: Option<Identity>,
     secrets: BTreeMap<String, Zeroizing<String>>,
-    /// What is unwise but not wrong.
-    pub notices: Vec<Notice>,
+    hostname: String,
 }
 
 impl fmt::Debug for Store {
@@ -117,6 +116,8 @@ pub struct Identity {
     pub chain: Vec<CertificateDer<'static>>,
     pub schemes: Vec<SignatureScheme>,
     pub generation: Generation,
+    /// The file the chain was in.
+    pub certificate: PathBuf,
     key: Arc<dyn SigningKey>,
 }
 
@@ -135,7 +136,7 @@ impl Identity {
 
 impl Store {
     /// Reads everything, or says everything that is wrong.
-    pub fn load(settings: &StoreSettings, now: SystemTime) -> Result<Self, StoreError> {
+    pub fn load(settings: &StoreSettings) -> Result<Self, StoreError> {
         let mut names = vec![settings.server.certificate.as_path(), settings.server.key.as_path()];
         if let Some(client) = &settings.client {
             names.extend([client.certificate.as_path(), client.key.as_path()]);
@@ -145,12 +146,11 @@ impl Store {
             .law
             .open(&settings.directory, &names)
             .map_err(|breaches| StoreError { problems: breaches.into_iter().map(Problem::Breach).collect() })?;
-        Self::read(settings, files, now)
+        Self::read(settings, files)
     }
 
-    fn read(settings: &StoreSettings, files: Vec<LawfulFile>, now: SystemTime) -> Result<Self, StoreError> {
+    fn read(settings: &StoreSettings, files: Vec<LawfulFile>) -> Result<Self, StoreError> {
         let mut problems = Vec::new();
-        let mut found_notices = Vec::new();
         let mut files = files.into_iter();
 
         let server = identity(&mut files, &mut problems);
@@ -165,18 +165,18 @@ impl Store {
             }
         }
 
-        if let Some((identity, path)) = &server {
-            found_notices.extend(notices::about(path, &identity.chain, Some(&settings.hostname), now));
-        }
-        if let Some((identity, path)) = &client {
-            found_notices.extend(notices::about(path, &identity.chain, None, now));
-        }
         match server {
-            Some((server, _)) if problems.is_empty() => {
-                Ok(Self { server, client: client.map(|(identity, _)| identity), secrets, notices: found_notices })
-            }
+            Some(server) if problems.is_empty() => Ok(Self { server, client, secrets, hostname: settings.hostname.clone() }),
             Some(_) | None => Err(StoreError { problems }),
         }
+    }
+
+    /// What is unwise but not wrong, at that time.
+    pub fn notices(&self, now: SystemTime) -> Vec<Notice> {
+        let about = |identity: &Identity, hostname| notices::about(&identity.certificate, &identity.chain, hostname, now);
+        let mut found = about(&self.server, Some(self.hostname.as_str()));
+        found.extend(self.client.iter().flat_map(|client| about(client, None)));
+        found
     }
 
     /// The secret of that name, when the configuration uses one.
@@ -186,7 +186,7 @@ impl Store {
 }
 
 /// Takes the next two files as chain and key.
-fn identity(files: &mut impl Iterator<Item = LawfulFile>, problems: &mut Vec<Problem>) -> Option<(Identity, PathBuf)> {
+fn identity(files: &mut impl Iterator<Item = LawfulFile>, problems: &mut Vec<Problem>) -> Option<Identity> {
     let (chain_file, key_file) = (files.next()?, files.next()?);
     let certificate = chain_file.path().to_path_buf();
     let key_path = key_file.path().to_path_buf();
@@ -212,7 +212,7 @@ fn identity(files: &mut impl Iterator<Item = LawfulFile>, problems: &mut Vec<Pro
     let CertifiedKey { cert: chain, key, .. } = certified;
     let schemes = schemes_of(key.as_ref());
     let generation = Generation::of(&chain);
-    Some((Identity { chain, schemes, generation, key }, certificate))
+    Some(Identity { chain, schemes, generation, certificate, key })
 }
 
 fn chain(file: LawfulFile) -> Result<Vec<CertificateDer<'static>>, Problem> {

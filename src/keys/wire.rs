@@ -388,6 +388,18 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_at_all_make_a_question_or_an_answer_misbehave(kind in 0u8..6, bytes in proptest::collection::vec(0u8.., 0..400)) {
+            if let Ok(Some(question)) = Question::read(&bytes[..]) {
+                assert_eq!(question.encode(), bytes);
+            }
+            if let Ok(answer) = Answer::decode(kind, &bytes) {
+                assert_eq!(answer.encode()[5..], bytes);
+            }
+        }
+    }
+
     #[test]
     fn an_answer_arrives_as_it_was_sent_and_not_otherwise() {
         let answers = [

@@ -25,6 +25,8 @@ const PROT_EXEC: u64 = 4;
 const PR_SET_NAME: u64 = 15;
 const SHORTEST_INET_ADDRESS: u64 = 16;
 const TCP_ULP: u64 = 31;
+const TIOCSTI: u64 = 0x5412;
+const TIOCLINUX: u64 = 0x541c;
 
 /// The address families a role may open sockets of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,6 +231,10 @@ fn forbidden(families: Families, servers: Servers) -> Result<Rules, SandboxError
         let none_of = permitted.iter().map(|family| when(0, Len::Dword, Op::Ne, u64::try_from(*family).unwrap_or(1)));
         matching(&mut rules, call, none_of.collect::<Result<_, _>>()?)?;
     }
+    // In the foreground the role has the administrator's terminal: it must not type on it.
+    for request in [TIOCSTI, TIOCLINUX] {
+        matching(&mut rules, libc::SYS_ioctl, vec![when(1, Len::Dword, Op::Eq, request)?])?;
+    }
     if families == Families::Unix {
         // It answers those who come to it, and goes to nobody.
         rules.insert(libc::SYS_connect, Vec::new());
@@ -278,6 +284,7 @@ const FORBIDDEN: &[i64] = &[
     libc::SYS_memfd_create,
     libc::SYS_memfd_secret,
     libc::SYS_personality,
+    libc::SYS_shmat,
     // Who one is, and where.
     libc::SYS_setuid,
     libc::SYS_setgid,

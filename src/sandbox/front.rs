@@ -48,7 +48,7 @@ pub fn front(cage: &FrontCage) -> Result<Caged, SandboxError> {
 }
 
 fn no_directory_open() -> Result<(), SandboxError> {
-    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return Ok(()) };
+    let entries = std::fs::read_dir("/proc/self/fd").map_err(|error| SandboxError::step("list the descriptors in /proc/self/fd", error))?;
     let names: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect(); // the listing is closed here
     match names.iter().find(|name| is_directory(name)) {
         Some(name) => Err(SandboxError::DirectoryOpen(std::fs::read_link(name).unwrap_or_else(|_| name.clone()))),

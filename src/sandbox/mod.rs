@@ -110,7 +110,7 @@ fn alone() -> Result<(), SandboxError> {
             0 | 1 => Ok(()),
             more => Err(SandboxError::Threads(more)),
         },
-        Err(_) => Ok(()), // no /proc here: the caller's order of steps must be believed
+        Err(error) => Err(SandboxError::step("count the threads in /proc/self/task", error)),
     }
 }
 

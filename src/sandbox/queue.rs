@@ -37,7 +37,7 @@ pub fn queue(cage: &QueueCage) -> Result<Caged, SandboxError> {
     alone()?;
     draw_a_random_byte()?;
 
-    make_control_directory(cage)?;
+    make_directories(cage)?;
     become_user(&cage.account, Groups::FromDatabase, &[])?;
     limits::settle()?;
     let mut missing = paths::confine(&rules(cage), Tcp::Connect)?;
@@ -45,15 +45,21 @@ pub fn queue(cage: &QueueCage) -> Result<Caged, SandboxError> {
     cage.policy.judge(missing, PathBuf::from("."))
 }
 
-/// The directory of the control socket. tmpfiles.d makes it where there is systemd; else root does, here.
-fn make_control_directory(cage: &QueueCage) -> Result<(), SandboxError> {
-    let directory = cage.runtime.join("queue");
-    if !nix::unistd::geteuid().is_root() || directory.exists() || !cage.runtime.is_dir() {
+/// The spool and the directory of the control socket. tmpfiles.d makes them where there is systemd; else root
+/// does, here, and the rules below need them to be there.
+fn make_directories(cage: &QueueCage) -> Result<(), SandboxError> {
+    if !nix::unistd::geteuid().is_root() {
         return Ok(());
     }
-    let failed = |error| SandboxError::step("make the directory of the control socket", error);
-    DirBuilder::new().mode(0o700).create(&directory).map_err(failed)?;
-    std::os::unix::fs::lchown(&directory, Some(cage.account.uid), Some(cage.account.gid)).map_err(failed)
+    for directory in [cage.spool.clone(), cage.runtime.join("queue")] {
+        if directory.exists() || !directory.parent().is_some_and(Path::is_dir) {
+            continue;
+        }
+        let failed = |error| SandboxError::step("make the directory of the spool or the control socket", error);
+        DirBuilder::new().mode(0o700).create(&directory).map_err(failed)?;
+        std::os::unix::fs::lchown(&directory, Some(cage.account.uid), Some(cage.account.gid)).map_err(failed)?;
+    }
+    Ok(())
 }
 
 fn rules(cage: &QueueCage) -> Vec<Rule> {

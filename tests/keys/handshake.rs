@@ -6,7 +6,7 @@ use std::{
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use pamrelay::keys::{
@@ -52,7 +52,7 @@ impl KeyProcess {
         let directory = root.path().join("certs");
         pki::directory(&directory);
         let settings = files(&directory);
-        let ring = Ring::new(Store::load(&settings, SystemTime::now()).unwrap());
+        let ring = Ring::new(Store::load(&settings).unwrap());
         let me = nix::unistd::geteuid().as_raw();
         let users = match asker {
             As::Front => Users { front: me, queue: NOBODY_HERE },
@@ -353,7 +353,7 @@ async fn a_restarted_key_process_is_found_again_without_a_lost_handshake() {
     let second = process.socket.with_extension("second");
     let listener = bind(&second).unwrap();
     let server = Server::new(
-        Ring::new(Store::load(&process.settings, SystemTime::now()).unwrap()),
+        Ring::new(Store::load(&process.settings).unwrap()),
         Users { front: nix::unistd::geteuid().as_raw(), queue: NOBODY_HERE },
     );
     std::thread::spawn(move || server.serve(&listener));

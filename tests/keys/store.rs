@@ -23,7 +23,7 @@ fn place() -> (tempfile::TempDir, StoreSettings) {
 }
 
 fn load(settings: &StoreSettings) -> Result<Store, Vec<Problem>> {
-    Store::load(settings, SystemTime::now()).map_err(|error| error.problems)
+    Store::load(settings).map_err(|error| error.problems)
 }
 
 #[test]
@@ -36,7 +36,7 @@ fn a_good_set_loads_without_a_word() {
 
     let store = load(&settings).unwrap();
 
-    assert_eq!(store.notices, []);
+    assert_eq!(store.notices(SystemTime::now()), []);
     assert_eq!(store.server.schemes, [rustls::SignatureScheme::ECDSA_NISTP256_SHA256]);
     assert_eq!(store.client.unwrap().schemes, [rustls::SignatureScheme::ED25519]);
 }
@@ -110,7 +110,7 @@ fn names_and_dates_that_clients_will_refuse_are_noticed_but_load() {
     let day = Duration::from_secs(86_400);
     settings.hostname = "other.example.org".into();
     let remarks = |settings: &StoreSettings, now: SystemTime| -> Vec<Remark> {
-        Store::load(settings, now).unwrap().notices.into_iter().map(|notice| notice.remark).collect()
+        Store::load(settings).unwrap().notices(now).into_iter().map(|notice| notice.remark).collect()
     };
 
     let named = remarks(&settings, SystemTime::now());
@@ -142,7 +142,7 @@ fn certificates_in_the_wrong_order_are_noticed() {
     let issuer = params.self_signed(&key).unwrap().pem();
     pki::file(&chain, &format!("{leaf}{issuer}{other}"));
 
-    let remarks: Vec<Remark> = load(&settings).unwrap().notices.into_iter().map(|notice| notice.remark).collect();
+    let remarks: Vec<Remark> = load(&settings).unwrap().notices(SystemTime::now()).into_iter().map(|notice| notice.remark).collect();
 
     assert_eq!(remarks, [Remark::BrokenChain { place: 0 }, Remark::BrokenChain { place: 1 }]);
 }

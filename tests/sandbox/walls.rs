@@ -287,7 +287,9 @@ pub(crate) fn threads_are_refused() {
 }
 
 pub(crate) fn open_directories_are_refused() {
-    is_refused("open-directory", Start::AsUser(FRONT), false);
+    for start in [Start::Plainly, Start::AsUser(FRONT)] {
+        is_refused("open-directory", start, false);
+    }
 }
 
 pub(crate) fn incomplete_is_refused() {
