@@ -36,6 +36,7 @@ const TESTS: &[Test] = &[
     Test { name: "a_captured_front_end_started_by_root_fails_at_every_attack", needs: Needs::Root, run: walls::front_from_root },
     Test { name: "a_captured_front_end_started_by_systemd_fails_at_every_attack", needs: Needs::Root, run: walls::front_from_systemd },
     Test { name: "a_captured_front_end_without_chroot_fails_at_every_attack", needs: Needs::Nothing, run: walls::front_without_chroot },
+    Test { name: "a_captured_front_end_on_a_kernel_without_landlock_fails_too", needs: Needs::Root, run: walls::front_without_landlock },
     Test { name: "a_captured_key_process_fails_at_every_attack", needs: Needs::Root, run: walls::keys_from_root },
     Test { name: "a_captured_key_process_of_an_ordinary_user_fails_at_every_attack", needs: Needs::Nothing, run: walls::keys_as_user },
     Test { name: "a_captured_queue_fails_at_every_attack", needs: Needs::Root, run: walls::queue_from_root },

@@ -8,7 +8,6 @@
 //! nothing makes every named entry void. The law asks for no group bits, so it needs no second look at the list.
 
 use std::{
-    ffi::OsStr,
     fmt, io,
     io::Read,
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
@@ -78,7 +77,6 @@ impl Law {
         let mut breaches = Vec::new();
         let opened = self.open_all(directory, files, &mut breaches);
 
-        breaches.dedup();
         let mut seen: Vec<Breach> = Vec::with_capacity(breaches.len());
         for breach in breaches {
             if !seen.contains(&breach) {
@@ -312,9 +310,4 @@ fn user_name(uid: u32) -> String {
         Ok(Some(user)) => format!("{} ({uid})", user.name),
         Ok(None) | Err(_) => format!("uid {uid}"),
     }
-}
-
-/// A name met on the way, for messages.
-pub(super) fn joined(parent: &Path, name: &OsStr) -> PathBuf {
-    parent.join(name)
 }

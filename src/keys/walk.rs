@@ -15,7 +15,7 @@ use std::{
 
 use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, openat, readlinkat};
 
-use super::law::{Breach, Law, Role, joined, quoted, unreachable_element};
+use super::law::{Breach, Law, Role, quoted, unreachable_element};
 
 /// More links than this on one path is a loop or a trick.
 const LINKS: usize = 16;
@@ -126,7 +126,7 @@ impl<'a> Walk<'a> {
     /// Opens the next element as itself, never what it points to.
     fn element(&mut self, name: &OsStr) -> Option<Element> {
         let (parent, shown) = self.trail.last()?;
-        let path = joined(shown, name);
+        let path = shown.join(name);
         let opened = openat(parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
             .and_then(|fd| fstat(&fd).map(|stat| (fd, stat)));
         match opened {
@@ -177,7 +177,7 @@ impl<'a> Walk<'a> {
         match self.floor {
             Floor::Root => Some(()),
             Floor::Directory => {
-                let shown = self.link.clone().unwrap_or_else(|| joined(&self.here(), name));
+                let shown = self.link.clone().unwrap_or_else(|| self.here().join(name));
                 self.leaves(&shown, name)
             }
         }

@@ -209,19 +209,35 @@ fn end_of(output: &Output, attack: &str) -> End {
 }
 
 fn siege(which: Which, start: Start) {
+    siege_on(which, start, Kernel::AsItIs);
+}
+
+/// What the role finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kernel {
+    AsItIs,
+    WithoutLandlock,
+}
+
+fn siege_on(which: Which, start: Start, kernel: Kernel) {
     let place = Place::new();
     let attacks = attacks_on(which);
     let (mut holes, mut refused, mut killed) = (Vec::new(), 0, 0);
     for (number, attack) in attacks.iter().enumerate() {
-        match end_of(&place.play(&format!("attack:{}:{number}", which.name()), start), attack.name) {
+        let mut command = place.command(&format!("attack:{}:{number}", which.name()), start);
+        if kernel == Kernel::WithoutLandlock {
+            command.env("CAGE_TEST_NO_LANDLOCK", "1");
+        }
+        match end_of(&command.output().unwrap(), attack.name) {
             End::Hole => holes.push(attack.name),
             End::Refused => refused += 1,
             End::Killed => killed += 1,
+            End::NotHere if kernel == Kernel::WithoutLandlock => println!("    left to Landlock alone: {}", attack.name),
             End::NotHere => println!("SKIPPED (needs a newer kernel): {}: {}", which.name(), attack.name),
         }
     }
     println!(
-        "    {} ({start:?}): {} of {} attacks succeeded; {refused} refused, {killed} ended the process",
+        "    {} ({start:?}, kernel {kernel:?}): {} of {} attacks succeeded; {refused} refused, {killed} ended the process",
         which.name(),
         holes.len(),
         attacks.len()
@@ -254,6 +270,10 @@ pub(crate) fn front_from_systemd() {
 
 pub(crate) fn front_without_chroot() {
     siege(Which::Front, Start::AsUser(FRONT));
+}
+
+pub(crate) fn front_without_landlock() {
+    siege_on(Which::Front, Start::Plainly, Kernel::WithoutLandlock);
 }
 
 pub(crate) fn keys_from_root() {
