@@ -31,13 +31,15 @@ fn to_hosts(hosts: Vec<SmartHost>) -> Settings {
 
 fn to(route: Route) -> Settings {
     let routes = Routes::new(vec![Rule { domains: vec![Pattern::Any], route: Arc::new(route) }]);
-    let brief = Duration::from_millis(400);
     let mut settings = Settings::new("us.example", routes);
-    settings.timeouts =
-        Timeouts { connect: brief, handshake: brief, command: brief, data: brief, block: brief, end: brief, quit: brief, secret: brief };
+    settings.timeouts = patience(Duration::from_secs(10));
     settings.idle = Duration::from_millis(100);
     settings.resolver = Arc::new(Resolver::new(NameServers::configured(Vec::new()), Hosts::parse("127.0.0.1 relay.example wrong.example")));
     settings
+}
+
+fn patience(limit: Duration) -> Timeouts {
+    Timeouts { connect: limit, handshake: limit, command: limit, data: limit, block: limit, end: limit, quit: limit, secret: limit }
 }
 
 fn to_one(address: SocketAddr) -> Settings {
@@ -234,8 +236,9 @@ async fn a_connection_that_ends_at_any_point_defers_and_delivers_to_nobody() {
                     false => Does::Right,
                 };
                 let fake = Fake::start(Skills::with(offers), manner).await;
+                let settings = Settings { timeouts: patience(Duration::from_millis(200)), ..to_one(fake.address) };
 
-                let found = outcomes(to_one(fake.address), 2).await;
+                let found = outcomes(settings, 2).await;
 
                 assert!(found.iter().all(|outcome| matches!(outcome, Outcome::Deferred(_))), "{command} {offers:?} {found:?}");
                 assert!(fake.messages().is_empty());
@@ -365,9 +368,10 @@ async fn a_4yz_from_mail_on_is_the_answer_and_the_next_host_is_not_asked() {
 #[tokio::test]
 async fn a_silent_host_is_waited_for_once_not_for_each_message() {
     let silent = Fake::start(Skills::default(), |_, _| Does::Hangs).await;
+    let settings = Settings { timeouts: patience(Duration::from_millis(200)), ..to_one(silent.address) };
     let begun = Instant::now();
 
-    let found = outcomes_of(to_one(silent.address), numbered(100)).await;
+    let found = outcomes_of(settings, numbered(100)).await;
 
     assert!(found.values().all(|outcome| brief(std::slice::from_ref(outcome)) == ["T4.4.1"]));
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
@@ -597,6 +601,76 @@ async fn a_domain_literal_goes_to_its_address_and_a_maildir_to_its_directory() {
     assert_eq!(brief(&found), ["D2.0.0", "D2.0.0", "F5.4.4"]);
     assert_eq!(fake.messages()[0].recipients, ["y@[127.0.0.1]"]);
     assert_eq!(std::fs::read_dir(directory.path().join("m/new")).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn the_next_message_rides_behind_the_content_and_survives_the_loss_of_the_connection() {
+    // The first content is taken only after the next MAIL must have been sent, and then the connection ends.
+    let manner = |at: At, heard: &str| match (at.connection, at.messages, heard) {
+        (0, 1, "content") => Does::HangsUp,
+        _ => Does::Right,
+    };
+    let fake = Fake::start(Skills::with(&ALL), manner).await;
+    let settings = Settings { per_destination: 1, ..to_one(fake.address) };
+
+    let found = outcomes_of(settings, numbered(10)).await;
+
+    let deferred = found.values().filter(|outcome| matches!(outcome, Outcome::Deferred(_))).count();
+    assert_eq!(deferred, 2, "both recipients of the message whose reply is missing");
+    let mut bodies: Vec<_> = fake.messages().into_iter().map(|taken| taken.content).collect();
+    bodies.sort();
+    bodies.dedup();
+    assert_eq!((bodies.len(), fake.messages().len(), fake.connections()), (10, 10, 2));
+}
+
+#[tokio::test]
+async fn a_server_that_answers_before_it_is_asked_is_left() {
+    let manner = |_: At, heard: &str| if heard == "content" { says("250 2.0.0 queued\r\n250 2.1.0 ok") } else { Does::Right };
+    let fake = Fake::start(Skills::with(&["8BITMIME"]), manner).await;
+    let settings = Settings { per_destination: 1, ..to_one(fake.address) };
+
+    let found = outcomes_of(settings, numbered(5)).await;
+
+    assert!(found.values().all(|outcome| matches!(outcome, Outcome::Delivered(_))));
+    assert_eq!(fake.connections(), 5);
+}
+
+#[tokio::test]
+async fn mail_by_mx_goes_to_the_exchangers_in_order_and_each_no_has_its_status() {
+    use super::resolver::fake::{NameServer, a, mx};
+    let fake = Fake::good(&ALL).await;
+    let names = NameServer::zone(&[
+        ("good.example", &[mx(20, "second.example"), mx(10, "first.example")]),
+        ("first.example", &[a([127, 0, 0, 9])]),
+        ("second.example", &[a([127, 0, 0, 1])]),
+        ("direct.example", &[a([127, 0, 0, 1])]),
+        ("null.example", &[mx(0, ".")]),
+        ("loop.example", &[mx(10, "us.example"), mx(20, "second.example")]),
+        ("nowhere.example", &[mx(10, "missing.example")]),
+        ("nothing.example", &[]),
+        ("zero.example", &[a([0, 0, 0, 0])]),
+    ])
+    .await;
+    let cases = [
+        ("good.example", "D2.0.0"),
+        ("direct.example", "D2.0.0"),
+        ("null.example", "F5.1.10"),
+        ("loop.example", "F5.4.6"),
+        ("nowhere.example", "F5.4.4"),
+        ("nothing.example", "F5.1.2"),
+        ("missing.example", "F5.1.2"),
+        ("broken.example", "T4.4.3"),
+        ("zero.example", "F5.4.4"),
+    ];
+    let addresses: Vec<String> = cases.iter().map(|(domain, _)| format!("x@{domain}")).collect();
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    let settings = Settings { resolver: Arc::new(names.resolver()), mx_port: fake.address.port(), ..to(Route::Mx) };
+
+    let found = in_order(outcomes_of(settings, vec![samples::job("s@a.example", &addresses)]).await);
+
+    assert_eq!(brief(&found), cases.map(|(_, wanted)| wanted));
+    let relay = account(&found[0]).remote.clone().unwrap_or_default();
+    assert!(relay.starts_with("second.example[127.0.0.1]:"), "{relay}");
 }
 
 #[tokio::test]

@@ -72,8 +72,8 @@ async fn serve(seat: &mut Seat, reached: Reached, held: Option<Parcel>) -> Serve
                 parcel.settle_all(&trouble.account(connection.label()), Relay::NONE).await;
                 continue;
             }
-            None if connection.closing() == Closing::Said || connection.age() >= LIFETIME => {
-                connection.quit().await;
+            None if connection.closing() == Closing::Said || connection.age() >= LIFETIME || !connection.is_quiet() => {
+                quit(connection);
                 return Served::Broken { held: None, avoid: None };
             }
             None => match next_parcel(seat, &mut connection).await {
@@ -82,10 +82,10 @@ async fn serve(seat: &mut Seat, reached: Reached, held: Option<Parcel>) -> Serve
                     continue;
                 }
                 Next::Nothing => {
-                    connection.quit().await;
+                    quit(connection);
                     return Served::Leave;
                 }
-                Next::HungUp => return Served::Broken { held: None, avoid: None },
+                Next::HungUp(held) => return Served::Broken { held, avoid: None },
             },
         };
         let fresh = connection.is_fresh();
@@ -123,8 +123,8 @@ enum Next {
     Parcel(Parcel),
     /// Long enough.
     Nothing,
-    /// The server does not want to wait.
-    HungUp,
+    /// The server did not want to wait; what came in the same moment.
+    HungUp(Option<Parcel>),
 }
 
 async fn next_parcel(seat: &mut Seat, connection: &mut Connection) -> Next {
@@ -134,23 +134,29 @@ async fn next_parcel(seat: &mut Seat, connection: &mut Connection) -> Next {
         if let Some(parcel) = seat.take_or_idle() {
             return Next::Parcel(parcel);
         }
-        let next = tokio::select! {
-            () = seat.news() => None,
-            () = connection.disturbed() => Some(Next::HungUp),
-            () = &mut idle => Some(Next::Nothing),
+        let end = tokio::select! {
+            () = seat.news() => continue,
+            () = connection.disturbed() => Quiet::Disturbed,
+            () = &mut idle => Quiet::Long,
         };
-        if let Some(next) = next {
-            // What came in this very moment was for this worker.
-            return match (seat.take_or_idle(), next) {
-                (Some(parcel), Next::HungUp) => {
-                    seat.give_back(parcel);
-                    Next::HungUp
-                }
-                (Some(parcel), _) => Next::Parcel(parcel),
-                (None, next) => next,
-            };
-        }
+        // What came in this very moment counts on this worker.
+        return match (end, seat.take_or_idle()) {
+            (Quiet::Disturbed, parcel) => Next::HungUp(parcel),
+            (Quiet::Long, Some(parcel)) => Next::Parcel(parcel),
+            (Quiet::Long, None) => Next::Nothing,
+        };
     }
+}
+
+/// How a time without work ended.
+enum Quiet {
+    Disturbed,
+    Long,
+}
+
+/// Says goodbye beside the work: nobody waits for the server's farewell.
+fn quit(connection: Connection) {
+    tokio::spawn(connection.quit());
 }
 
 /// Once the end of the data went out only a reply could have said what happened.

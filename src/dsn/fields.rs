@@ -4,7 +4,7 @@
 
 use jiff::Zoned;
 
-use super::{Kind, Original, Part, action, date};
+use super::{Kind, Original, Part, action, cut, date};
 use crate::delivery::job::{Account, Origin};
 use crate::smtp::envelope::Recipient;
 
@@ -76,9 +76,7 @@ impl Fields {
                 self.text.push(' ');
                 column += 1;
             }
-            // One word as long as this would make a line longer than mail may have.
-            let end = word.floor_char_boundary(900);
-            self.text.push_str(word.get(..end).unwrap_or(word));
+            self.text.push_str(cut(word));
             column += word.len();
         }
         self.text.push_str("\r\n");

@@ -138,6 +138,12 @@ fn date(at: &Zoned) -> String {
     at.strftime("%a, %-d %b %Y %H:%M:%S %z").to_string()
 }
 
+/// As much of the start of `word` as fits into a line of mail whatever stands around it (RFC 5322 §2.1.1).
+fn cut(word: &str) -> &str {
+    let end = word.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= 900).last().unwrap_or(0);
+    word.get(..end).unwrap_or_default()
+}
+
 /// A boundary that occurs in no part.
 fn boundary(parts: &[Part]) -> String {
     loop {

@@ -1,6 +1,6 @@
 //! The first part: what happened and what to do about it, in words for the person who sent the message.
 
-use super::{Kind, Original, Part, action, date};
+use super::{Kind, Original, Part, action, cut, date};
 use crate::delivery::job::{Account, Origin};
 use crate::smtp::envelope::Recipient;
 use crate::smtp::status::{Class, EnhancedStatus};
@@ -113,8 +113,7 @@ fn fill(text: &mut String, indent: &str, words: &str) {
             text.push(' ');
             column += 1;
         }
-        let end = word.floor_char_boundary(900);
-        text.push_str(word.get(..end).unwrap_or(word));
+        text.push_str(cut(word));
         column += width;
     }
     text.push_str("\r\n");

@@ -171,6 +171,11 @@ impl Connection {
         self.since.elapsed()
     }
 
+    /// Whether the server has said nothing beyond its replies. One that has is out of step and cannot be trusted with another message.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.input.is_empty()
+    }
+
     pub(crate) fn closing(&self) -> Closing {
         self.closing
     }
@@ -287,10 +292,11 @@ impl Connection {
         self.out.clear();
         self.out.extend_from_slice(b"QUIT\r\n");
         let limit = self.timeouts.quit;
-        if self.flush(limit).await.is_ok() && self.read_reply(limit, "QUIT").await.is_ok() {
-            if let Some(stream) = &mut self.stream {
-                let _ = within(limit, "closing", stream.close()).await;
-            }
+        if self.flush(limit).await.is_ok()
+            && self.read_reply(limit, "QUIT").await.is_ok()
+            && let Some(stream) = &mut self.stream
+        {
+            let _ = within(limit, "closing", stream.close()).await;
         }
     }
 

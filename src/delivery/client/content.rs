@@ -10,8 +10,8 @@ use super::transaction::Needs;
 use crate::delivery::job::{Body, Content, Job};
 use crate::smtp::envelope::{BodyType, International};
 
-/// Octets read from a file at once.
-const PIECE: usize = 128 * 1024;
+/// Octets given at once.
+const PIECE: usize = 64 * 1024;
 
 /// The content in pieces, one after the other.
 pub(crate) struct Pieces<'a> {

@@ -112,9 +112,11 @@ impl Dialer {
         let verified = endpoint.tls == TlsDemand::Required;
         let connector: &TlsConnector = if verified { &self.tls.verified } else { &self.tls.unverified };
         let name = ServerName::try_from(endpoint.name.clone()).unwrap_or_else(|_| ServerName::from(endpoint.address.ip()));
-        let stream = within(self.timeouts.handshake, "the TLS handshake", connector.connect(name, stream))
-            .await?
-            .map_err(|error| Trouble::handshake(&error))?;
+        let limit = self.timeouts.handshake;
+        let stream = match timeout(limit, connector.connect(name, stream)).await {
+            Ok(done) => done.map_err(|error| Trouble::handshake(&error))?,
+            Err(_) => return Err(Trouble::handshake(&format_args!("no answer within {} s", limit.as_secs()))),
+        };
         let (_, session) = stream.get_ref();
         let version = session.protocol_version().map(|version| format!("{version:?}")).unwrap_or_default();
         let suite = session.negotiated_cipher_suite().map(|suite| format!("{:?}", suite.suite())).unwrap_or_default();

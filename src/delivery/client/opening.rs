@@ -308,4 +308,43 @@ mod tests {
         let trouble = Play::new(TlsDemand::None, Cover::Clear, Wish::NoLogin).hears(554, "go away").unwrap_err();
         assert_eq!(trouble.account("r").status.to_string(), "4.0.0");
     }
+
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn whatever_a_server_says_no_password_crosses_in_clear_and_required_means_encrypted(
+            required: bool,
+            logs_in: bool,
+            replies in proptest::collection::vec((
+                prop_oneof![Just(220_u16), Just(250), Just(334), Just(235), 200_u16..600],
+                "(x\nSTARTTLS\nAUTH PLAIN|x\nAUTH LOGIN|x\nSTARTTLS|x)",
+            ), 0..10),
+        ) {
+            let demand = if required { TlsDemand::Required } else { TlsDemand::Opportunistic };
+            let mut play = Play::new(demand, Cover::Clear, if logs_in { Wish::Login } else { Wish::NoLogin });
+            let (mut encrypted, mut logged_in) = (false, false);
+            for (code, text) in replies {
+                match play.hears(code, &text) {
+                    Ok(Step::Send) => {}
+                    Ok(Step::Secure) => {
+                        prop_assert!(!encrypted);
+                        encrypted = true;
+                        play.opening.secured(&mut play.said);
+                    }
+                    Ok(Step::Secret) => {
+                        prop_assert!(encrypted && logs_in);
+                        play.logs_in();
+                        logged_in = true;
+                    }
+                    Ok(Step::Ready(_)) => {
+                        prop_assert!(encrypted || !required);
+                        prop_assert!(logged_in == logs_in);
+                        break;
+                    }
+                    Err(_) => break,
+                }
+            }
+        }
+    }
 }

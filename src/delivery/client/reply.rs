@@ -11,7 +11,7 @@ use crate::smtp::status::{Class, EnhancedStatus};
 const LINES: usize = 100;
 /// Octets in one line, far above RFC 5321 §4.5.3.1.5's 512.
 const LINE: usize = 2048;
-/// Octets of text kept from one reply.
+/// Octets of text kept from one reply, so that with the code, and some words about it, it is at most 2 KiB.
 const KEPT: usize = 2000;
 
 /// Reads replies one after the other; its text buffer is used again for each.
@@ -149,11 +149,7 @@ impl<'a> Reply<'a> {
 
     /// Code and text on one line, for logs and reports.
     pub(crate) fn words(&self) -> String {
-        let mut words = format!("{} {}", self.code, self.text.replace('\n', " "));
-        if words.len() > KEPT {
-            words.truncate(words.floor_char_boundary(KEPT));
-        }
-        words
+        format!("{} {}", self.code, self.text.replace('\n', " "))
     }
 }
 
@@ -223,7 +219,7 @@ mod tests {
 
         assert!(text.len() <= KEPT);
         assert!(text.contains("\n?[2J? ?? zä\ny"), "{text}");
-        assert!(Reply::of(550, &text).words().len() <= KEPT);
+        assert!(Reply::of(550, &text).words().len() <= KEPT + 4);
     }
 
     #[test]

@@ -616,4 +616,46 @@ mod tests {
             assert!(text.lines().count() >= flight);
         }
     }
+
+    use proptest::prelude::*;
+
+    fn code() -> impl Strategy<Value = u16> {
+        prop_oneof![Just(250_u16), Just(354), Just(452), Just(552), Just(550), Just(421), 200_u16..600]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_server_says_everybody_has_a_fate_and_only_a_yes_to_the_content_delivers(
+            pipelined: bool,
+            reset: bool,
+            count in 1_usize..5,
+            codes in proptest::collection::vec(code(), 0..16),
+        ) {
+            let addresses: Vec<String> = (0..count).map(|number| format!("r{number}@b.example")).collect();
+            let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+            let mut job = samples::job("s@a.example", &addresses);
+            let recipients = std::mem::take(&mut job.recipients);
+            let mut out = Vec::new();
+            let features = Features { pipelining: pipelined, ..ALL };
+            let state = if reset { State::Open } else { State::Clean };
+            let mut it = Transaction::begin(&job, &recipients, features, Needs::default(), state, &mut out);
+            let mut content = None;
+            for code in codes {
+                if it.stage() == Stage::Content {
+                    content = Some(code);
+                }
+                let before = it.stage();
+                let step = it.reply(&Reply::of(code, "x"), &job, &recipients, &mut out);
+                prop_assert_eq!(step == Step::Content, it.stage() == Stage::Content && before != Stage::Content);
+                prop_assert_eq!(step == Step::Done, matches!(it.stage(), Stage::Done(_)));
+            }
+            let done = matches!(it.stage(), Stage::Done(_));
+            for fate in it.into_fates() {
+                if let Fate::Settled(Outcome::Delivered(_)) = fate {
+                    prop_assert!(content.is_some_and(|code| (200..300).contains(&code)));
+                }
+                prop_assert!(!done || !matches!(fate, Fate::Open | Fate::Accepted));
+            }
+        }
+    }
 }

@@ -4,6 +4,8 @@
 
 mod cache;
 mod exchangers;
+#[cfg(test)]
+pub(crate) mod fake;
 mod question;
 mod system;
 

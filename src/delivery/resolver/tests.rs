@@ -1,95 +1,12 @@
 //! Against name servers on the loopback interface, which answer as each test says.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
-use hickory_proto::op::{MessageType, OpCode};
+use hickory_proto::rr::Record;
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, MX, SOA};
-use hickory_proto::rr::{Name, Record};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, UdpSocket};
 
+use super::fake::{NameServer as Fake, Says, name, reply, resolver};
 use super::*;
-
-/// A name server that answers by a function; counts what it was asked over UDP.
-struct Fake {
-    address: SocketAddr,
-    asked: Arc<AtomicUsize>,
-}
-
-/// What a fake does with a question.
-enum Says {
-    This(Box<Message>),
-    Octets(Vec<u8>),
-    Nothing,
-}
-
-impl Fake {
-    async fn start(udp: impl Fn(&Message) -> Says + Send + 'static, tcp: impl Fn(&Message) -> Says + Send + 'static) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let socket = UdpSocket::bind(address).await.unwrap();
-        let asked = Arc::new(AtomicUsize::new(0));
-        let counter = asked.clone();
-        tokio::spawn(async move {
-            let mut buffer = [0; 2048];
-            loop {
-                let (length, peer) = socket.recv_from(&mut buffer).await.unwrap();
-                counter.fetch_add(1, Ordering::SeqCst);
-                if let Some(octets) = octets(udp(&Message::from_vec(&buffer[..length]).unwrap())) {
-                    socket.send_to(&octets, peer).await.unwrap();
-                }
-            }
-        });
-        tokio::spawn(async move {
-            loop {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                let length = stream.read_u16().await.unwrap();
-                let mut question = vec![0; usize::from(length)];
-                stream.read_exact(&mut question).await.unwrap();
-                if let Some(octets) = octets(tcp(&Message::from_vec(&question).unwrap())) {
-                    stream.write_u16(octets.len() as u16).await.unwrap();
-                    stream.write_all(&octets).await.unwrap();
-                }
-            }
-        });
-        Self { address, asked }
-    }
-
-    async fn udp(answer: impl Fn(&Message) -> Says + Send + 'static) -> Self {
-        Self::start(answer, |_| Says::Nothing).await
-    }
-
-    fn resolver(&self) -> Resolver {
-        resolver(vec![self.address])
-    }
-}
-
-fn octets(says: Says) -> Option<Vec<u8>> {
-    match says {
-        Says::This(message) => Some(message.to_vec().unwrap()),
-        Says::Octets(octets) => Some(octets),
-        Says::Nothing => None,
-    }
-}
-
-fn resolver(addresses: Vec<SocketAddr>) -> Resolver {
-    let servers = NameServers { timeout: Duration::from_millis(200), ..NameServers::configured(addresses) };
-    Resolver::new(servers, Hosts::default())
-}
-
-fn name(text: &str) -> Name {
-    Name::from_ascii(text).unwrap()
-}
-
-fn reply(question: &Message, code: ResponseCode, answers: Vec<(&str, u32, RData)>) -> Box<Message> {
-    let mut message = Message::new(question.metadata.id, MessageType::Response, OpCode::Query);
-    message.metadata.response_code = code;
-    message.add_queries(question.queries.clone());
-    message.add_answers(answers.into_iter().map(|(owner, ttl, data)| Record::from_rdata(name(owner), ttl, data)));
-    Box::new(message)
-}
 
 fn a(last: u8) -> RData {
     RData::A(A::new(192, 0, 2, last))
