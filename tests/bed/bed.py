@@ -72,7 +72,7 @@ def settings(**changes):
             {"address": f"127.0.0.1:{IMPLICIT}", "tls": "implicit"},
         ],
         "tls": {"directory": str(CERTS), "certificate": "server.crt", "key": "server.key"},
-        "auth": {"service": "smtp", "min_uid": 1000, "failure_floor": "200ms"},
+        "auth": {"service": "smtp", "min_uid": 1000},
         "limits": {},
         "spool": str(SPOOL),
         "runtime_dir": str(RUNTIME),

@@ -9,7 +9,6 @@ import argparse
 import os
 import sys
 import time
-import traceback
 import unittest
 from pathlib import Path
 
@@ -55,7 +54,7 @@ class OneLineEach(unittest.TestResult):
 
     def tell(self, test, err):
         self.say("FAILED", test)
-        print("    " + "".join(traceback.format_exception(*err)).rstrip().replace("\n", "\n    "))
+        print("    " + self._exc_info_to_string(err, test).rstrip().replace("\n", "\n    "))
         log = Path(os.environ.get("BED_PRIVATE", "/nonexistent")) / "tmp/relay.log"
         if log.exists():
             lines = log.read_text(errors="replace").splitlines()[-25:]

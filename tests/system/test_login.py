@@ -24,7 +24,7 @@ class Verdicts(WithRelay):
 
         self.answer_to("nobody-here", "not it")
 
-        self.assertGreaterEqual(time.monotonic() - began, 0.2)
+        self.assertGreaterEqual(time.monotonic() - began, 1)
 
     def test_a_user_below_min_uid_is_told_that_he_may_not_send(self):
         self.assertRegex(self.answer_to("low", "low password"), r"^535 5\.7\.1 ")
