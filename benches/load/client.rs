@@ -30,9 +30,7 @@ impl Shared {
         for certificate in CertificateDer::pem_file_iter(&load.ca)? {
             roots.add(certificate?)?;
         }
-        let mut config = rustls::ClientConfig::builder()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let mut config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
         config.resumption = rustls::client::Resumption::disabled();
         let plain = format!("\0{}\0{}", load.user, load.password);
         Ok(Shared {
@@ -60,15 +58,8 @@ impl<'a> Session<'a> {
         plain.expects(220, "connect").await?;
         plain.says(b"EHLO load.test\r\n", 250).await?;
         plain.says(b"STARTTLS\r\n", 220).await?;
-        let stream = shared
-            .tls
-            .connect(shared.server.clone(), plain.stream)
-            .await?;
-        let mut session = Session {
-            shared,
-            stream: Replies::new(stream),
-            wire: Vec::new(),
-        };
+        let stream = shared.tls.connect(shared.server.clone(), plain.stream).await?;
+        let mut session = Session { shared, stream: Replies::new(stream), wire: Vec::new() };
         session.stream.says(b"EHLO load.test\r\n", 250).await?;
         Ok(session)
     }
@@ -86,27 +77,20 @@ impl<'a> Session<'a> {
 
     /// One message; returns when the relay has answered for it.
     pub(crate) async fn sends(&mut self, number: u64) -> Result<(), Failure> {
-        let opening: [(&[u8], u16); 3] = [
-            (b"MAIL FROM:<load@relay.test>\r\n", 250),
-            (b"RCPT TO:<someone@far.test>\r\n", 250),
-            (b"DATA\r\n", 354),
-        ];
+        let opening: [(&[u8], u16); 3] =
+            [(b"MAIL FROM:<load@relay.test>\r\n", 250), (b"RCPT TO:<someone@far.test>\r\n", 250), (b"DATA\r\n", 354)];
         if self.shared.load.classic {
             for (line, expected) in opening {
                 self.stream.says(line, expected).await?;
             }
         } else {
-            self.stream
-                .send(&opening.map(|(line, _)| line).concat())
-                .await?;
+            self.stream.send(&opening.map(|(line, _)| line).concat()).await?;
             for (_, expected) in opening {
                 self.stream.expects(expected, "the opening").await?;
             }
         }
         self.wire.clear();
-        self.shared
-            .text
-            .write(self.shared.load.run, number, &mut self.wire);
+        self.shared.text.write(self.shared.load.run, number, &mut self.wire);
         self.stream.send(&self.wire).await?;
         self.stream.expects(250, "the final dot").await
     }
@@ -120,8 +104,7 @@ impl<'a> Session<'a> {
 pub(crate) async fn report(load: &Load) -> Result<Report, Failure> {
     let mut sink = Replies::new(TcpStream::connect(load.sink).await?);
     sink.expects(220, "connect").await?;
-    sink.send(format!("XREPORT {}\r\n", load.run).as_bytes())
-        .await?;
+    sink.send(format!("XREPORT {}\r\n", load.run).as_bytes()).await?;
     let (_, text) = sink.reply().await?;
     Ok(serde_json::from_str(text.get(4..).unwrap_or(""))?)
 }
@@ -134,10 +117,7 @@ struct Replies<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Replies<S> {
     fn new(stream: S) -> Replies<S> {
-        Replies {
-            stream,
-            input: Vec::with_capacity(1024),
-        }
+        Replies { stream, input: Vec::with_capacity(1024) }
     }
 
     async fn send(&mut self, bytes: &[u8]) -> Result<(), Failure> {
@@ -147,35 +127,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Replies<S> {
 
     async fn says(&mut self, line: &[u8], expected: u16) -> Result<(), Failure> {
         self.send(line).await?;
-        self.expects(
-            expected,
-            &String::from_utf8_lossy(line.get(..4).unwrap_or(line)),
-        )
-        .await
+        self.expects(expected, &String::from_utf8_lossy(line.get(..4).unwrap_or(line))).await
     }
 
     async fn expects(&mut self, expected: u16, after: &str) -> Result<(), Failure> {
         let (code, text) = self.reply().await?;
-        if code == expected {
-            Ok(())
-        } else {
-            Err(format!("after {after}: {text}").into())
-        }
+        if code == expected { Ok(()) } else { Err(format!("after {after}: {text}").into()) }
     }
 
     /// One whole reply: its code and its last line.
     async fn reply(&mut self) -> Result<(u16, String), Failure> {
         loop {
             while let Some(end) = memchr::memchr(b'\n', &self.input) {
-                let line = String::from_utf8_lossy(&self.input[..end])
-                    .trim_end()
-                    .to_owned();
+                let line = String::from_utf8_lossy(&self.input[..end]).trim_end().to_owned();
                 self.input.drain(..=end);
                 if line.as_bytes().get(3) != Some(&b'-') {
-                    let code = line
-                        .get(..3)
-                        .and_then(|code| code.parse().ok())
-                        .unwrap_or(0);
+                    let code = line.get(..3).and_then(|code| code.parse().ok()).unwrap_or(0);
                     return Ok((code, line));
                 }
             }

@@ -86,9 +86,7 @@ struct Load {
 
 fn main() -> Result<(), Failure> {
     let arguments = Arguments::parse();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         match arguments.mode {
             Mode::Sink { listen } => sink::run(loopback(listen)?).await,
@@ -107,9 +105,5 @@ fn checked(load: Load) -> Result<Load, Failure> {
 }
 
 fn loopback(address: SocketAddr) -> Result<SocketAddr, Failure> {
-    if address.ip().is_loopback() {
-        Ok(address)
-    } else {
-        Err(format!("{address} is not a loopback address").into())
-    }
+    if address.ip().is_loopback() { Ok(address) } else { Err(format!("{address} is not a loopback address").into()) }
 }

@@ -20,9 +20,7 @@ impl Text {
         let mut line = 0u32;
         while plain.len() + 60 < size {
             let start = if line % 16 == 7 { "." } else { "" };
-            let mut text = format!(
-                "{start}{line:08} the quick brown fox jumps over the lazy dog and runs on and on"
-            );
+            let mut text = format!("{start}{line:08} the quick brown fox jumps over the lazy dog and runs on and on");
             text.truncate((size - plain.len()).min(76));
             plain.extend_from_slice(text.as_bytes());
             plain.extend_from_slice(b"\r\n");
@@ -36,10 +34,7 @@ impl Text {
             stuffed.extend_from_slice(line);
         }
         stuffed.extend_from_slice(b".\r\n");
-        Text {
-            digest: digest(&plain),
-            stuffed,
-        }
+        Text { digest: digest(&plain), stuffed }
     }
 
     /// Appends message `number` as it goes over the wire after DATA, final dot included.
@@ -73,21 +68,16 @@ pub(crate) fn judge(stuffed: &[u8], scratch: &mut Vec<u8>) -> Arrival {
     let mut parts = std::str::from_utf8(value).unwrap_or("").split('-');
     let run = parts.next().and_then(|part| part.parse().ok());
     let number = parts.next().and_then(|part| part.parse().ok());
-    let wanted = parts
-        .next()
-        .and_then(|part| u64::from_str_radix(part, 16).ok());
+    let wanted = parts.next().and_then(|part| u64::from_str_radix(part, 16).ok());
     match (run, number, wanted) {
-        (Some(run), Some(number), Some(wanted)) if wanted == digest(rest) => {
-            Arrival::Whole { run, number }
-        }
+        (Some(run), Some(number), Some(wanted)) if wanted == digest(rest) => Arrival::Whole { run, number },
         (Some(run), _, _) => Arrival::Damaged { run },
         (None, _, _) => Arrival::Stranger,
     }
 }
 
 fn field_start(message: &[u8]) -> Option<usize> {
-    memchr::memmem::find_iter(message, FIELD)
-        .find(|at| *at == 0 || message[..*at].ends_with(b"\r\n"))
+    memchr::memmem::find_iter(message, FIELD).find(|at| *at == 0 || message[..*at].ends_with(b"\r\n"))
 }
 
 fn unstuff(stuffed: &[u8], plain: &mut Vec<u8>) {
@@ -107,13 +97,7 @@ fn digest(bytes: &[u8]) -> u64 {
     let mut words = bytes.chunks_exact(8);
     let mut state = mix(FACTOR, bytes.len() as u64);
     for word in &mut words {
-        state = mix(
-            state,
-            u64::from_le_bytes(word.try_into().unwrap_or_default()),
-        );
+        state = mix(state, u64::from_le_bytes(word.try_into().unwrap_or_default()));
     }
-    words
-        .remainder()
-        .iter()
-        .fold(state, |state, byte| mix(state, u64::from(*byte)))
+    words.remainder().iter().fold(state, |state, byte| mix(state, u64::from(*byte)))
 }

@@ -83,11 +83,7 @@ impl Course {
 }
 
 fn rate(count: u64, seconds: f64) -> f64 {
-    if seconds > 0.0 {
-        count as f64 / seconds
-    } else {
-        0.0
-    }
+    if seconds > 0.0 { count as f64 / seconds } else { 0.0 }
 }
 
 /// Sessions that log in, wait for each other, and then send until the time is over.
@@ -114,11 +110,7 @@ pub(crate) async fn steady(load: Load) -> Result<(), Failure> {
     tell_relayed(&shared.load, &course).await
 }
 
-async fn send_until(
-    end: Instant,
-    mut session: Session<'_>,
-    course: &Course,
-) -> Result<(), Failure> {
+async fn send_until(end: Instant, mut session: Session<'_>, course: &Course) -> Result<(), Failure> {
     while Instant::now() < end {
         let began = Instant::now();
         session.sends(course.next_number()).await?;
@@ -130,15 +122,11 @@ async fn send_until(
 /// One session for each message.
 pub(crate) async fn fresh(load: Load) -> Result<(), Failure> {
     let (shared, course) = (Rc::new(Shared::new(load)?), Course::new());
-    repeat(
-        &shared,
-        &course,
-        async |shared: &Shared, course: &Course| {
-            let mut session = Session::logged_in(shared).await?;
-            session.sends(course.next_number()).await?;
-            session.quit().await
-        },
-    )
+    repeat(&shared, &course, async |shared: &Shared, course: &Course| {
+        let mut session = Session::logged_in(shared).await?;
+        session.sends(course.next_number()).await?;
+        session.quit().await
+    })
     .await;
     tell_relayed(&shared.load, &course).await
 }
@@ -148,9 +136,7 @@ pub(crate) async fn logins(load: Load) -> Result<(), Failure> {
     let (shared, course) = (Rc::new(Shared::new(load)?), Course::new());
     repeat(&shared, &course, async |shared: &Shared, _: &Course| {
         let mut session = Session::secured(shared).await?;
-        session
-            .login(if shared.load.wrong { 535 } else { 235 })
-            .await?;
+        session.login(if shared.load.wrong { 535 } else { 235 }).await?;
         session.quit().await
     })
     .await;
@@ -166,11 +152,7 @@ pub(crate) async fn logins(load: Load) -> Result<(), Failure> {
 }
 
 /// `sessions` workers doing `work` again and again until the time is over; one that fails pauses a moment.
-async fn repeat(
-    shared: &Rc<Shared>,
-    course: &Rc<Course>,
-    work: impl AsyncFn(&Shared, &Course) -> Result<(), Failure> + 'static,
-) {
+async fn repeat(shared: &Rc<Shared>, course: &Rc<Course>, work: impl AsyncFn(&Shared, &Course) -> Result<(), Failure> + 'static) {
     let work = Rc::new(work);
     let tasks = LocalSet::new();
     for _ in 0..shared.load.sessions {
@@ -197,11 +179,7 @@ pub(crate) async fn idle(load: Load) -> Result<(), Failure> {
     let shared = Shared::new(load)?;
     let mut open = Vec::with_capacity(shared.load.sessions);
     while open.len() < shared.load.sessions {
-        let session = if shared.load.anonymous {
-            Session::secured(&shared).await?
-        } else {
-            Session::logged_in(&shared).await?
-        };
+        let session = if shared.load.anonymous { Session::secured(&shared).await? } else { Session::logged_in(&shared).await? };
         open.push(session);
     }
     println!("{}", json!({ "open": open.len() }));

@@ -49,9 +49,7 @@ impl Tally {
 }
 
 pub(crate) fn now() -> f64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0.0, |since| since.as_secs_f64())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
 pub(crate) async fn run(listen: SocketAddr) -> Result<(), Failure> {

@@ -2,13 +2,13 @@
 //! behind the queue but an eye on what it would deliver.
 
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use jiff::tz::TimeZone;
 use pamrelay::auth::Helper;
 use pamrelay::delivery::job::{Body, Job};
 use pamrelay::front::{self, FrontSettings, Listener, Oldest, TlsMode};
@@ -16,6 +16,9 @@ use pamrelay::keys::law::Law;
 use pamrelay::keys::ring::Ring;
 use pamrelay::keys::server::{self, Server, Users};
 use pamrelay::keys::store::{PairFiles, Store, StoreSettings};
+use pamrelay::queue::dispatch::ActiveLimits;
+use pamrelay::queue::schedule::Schedule;
+use pamrelay::queue::{self, QueueSettings};
 use pamrelay::session::Site;
 use pamrelay::session::driver::Limits;
 use pamrelay::smtp::address::Domain;
@@ -123,7 +126,45 @@ fn keys(directory: &Path, socket: &Path) {
         hostname: HOST.into(),
         law: Law::new(uid, "me"),
     };
-    let ring = Ring::new(Store::load(&settings, SystemTime::now()).unwrap());
+    let ring = Ring::new(Store::load(&settings).unwrap());
     let listener = server::bind(socket).unwrap();
     thread::spawn(move || Server::new(ring, Users { front: uid, queue: uid }).serve(&listener));
+}
+
+/// The real queue; what it gives to delivery comes out here and is never answered.
+fn queue(directory: &Path) -> mpsc::Receiver<Job> {
+    let uid = rustix::process::getuid().as_raw();
+    let settings = QueueSettings {
+        spool: directory.join("spool"),
+        handoff: directory.join("queue"),
+        control: directory.join("control/socket"),
+        tickets: directory.join("tickets"),
+        peers: vec![uid],
+        message_size: 100_000,
+        schedule: Schedule::default(),
+        active: ActiveLimits::default(),
+        zone: TimeZone::UTC,
+        reporter: Arc::new(|_, _, _| None),
+    };
+    std::fs::create_dir(&settings.spool).unwrap();
+    std::fs::set_permissions(&settings.spool, PermissionsExt::from_mode(0o700)).unwrap();
+    let (seen, queued) = mpsc::channel();
+    let socket = settings.handoff.clone();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (jobs, mut given) = tokio::sync::mpsc::channel::<Job>(16);
+            let (_outcomes, settled) = tokio::sync::mpsc::channel(16);
+            tokio::spawn(async move {
+                while let Some(job) = given.recv().await {
+                    let _ = seen.send(job);
+                }
+            });
+            queue::run_until(settings, (jobs, settled), std::future::pending()).await.unwrap();
+        });
+    });
+    while !socket.exists() {
+        thread::sleep(Duration::from_millis(10));
+    }
+    queued
 }

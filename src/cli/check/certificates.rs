@@ -18,8 +18,8 @@ pub(super) fn look(config: &Config) -> Vec<Finding> {
         let what = format!("only root and {KEYS_USER} can look into {}", config.tls.directory.display());
         return vec![Finding::warning(what, "sudo pamrelay check")];
     }
-    let mut findings: Vec<Finding> = match Store::load(&roles::store_settings(config, uid), SystemTime::now()) {
-        Ok(store) => store.notices.iter().map(|notice| Finding::complete(Grade::Warning, notice)).collect(),
+    let mut findings: Vec<Finding> = match Store::load(&roles::store_settings(config, uid)) {
+        Ok(store) => store.notices(SystemTime::now()).iter().map(|notice| Finding::complete(Grade::Warning, notice)).collect(),
         Err(error) => error.problems.iter().map(|problem| Finding::complete(Grade::Fault, problem)).collect(),
     };
     findings.extend(reading_right(config, uid));

@@ -111,12 +111,12 @@ where
             }
             Step::Receive(receiving) => client.receive(&mut wire, receiving).await?,
         };
-        session = next;
-        wire.say(&reply);
         if client.is_worn_out_by(&reply) {
             tracing::info!(event = "too_many_errors", session = %client.id, peer = %client.peer.ip());
             return wire.close(&Refusal::TOO_MANY_ERRORS.into()).await.map(|()| Ended::Closed);
         }
+        session = next;
+        wire.say(&reply);
     }
 }
 
