@@ -89,7 +89,7 @@ impl Parcel {
             }
         }
         if !settled.is_empty() {
-            room.send(Outcomes { id: self.errand.job.id.clone(), settled });
+            room.send(Outcomes { id: self.errand.job.id, settled });
         }
         self.recipients = left;
         (!self.recipients.is_empty()).then_some(self)
@@ -126,7 +126,7 @@ impl Drop for Parcel {
             self.errand.log(&recipient, &outcome, Relay::NONE);
             settled.push((number, outcome.clone()));
         }
-        let outcomes = Outcomes { id: self.errand.job.id.clone(), settled };
+        let outcomes = Outcomes { id: self.errand.job.id, settled };
         if let Err(mpsc::error::TrySendError::Full(outcomes)) = self.errand.outcomes.try_send(outcomes)
             && let Ok(runtime) = Handle::try_current()
         {

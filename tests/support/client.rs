@@ -18,7 +18,7 @@ enum Stream {
     Gone,
 }
 
-pub struct Client {
+pub(crate) struct Client {
     stream: Stream,
     authority: CertificateDer<'static>,
     input: Vec<u8>,
@@ -26,22 +26,22 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn connect(address: SocketAddr, authority: CertificateDer<'static>) -> Self {
+    pub(crate) fn connect(address: SocketAddr, authority: CertificateDer<'static>) -> Self {
         let socket = TcpStream::connect(address).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         Self { stream: Stream::Plain(socket), authority, input: Vec::new(), place: String::new() }
     }
 
     /// Where in which dialog we are, for complaints.
-    pub fn at(&mut self, file: &Path, line: usize) {
+    pub(crate) fn at(&mut self, file: &Path, line: usize) {
         self.place = format!("{}:{line}", PathBuf::from(file.file_name().unwrap()).display());
     }
 
-    pub fn say(&mut self, line: &str) {
+    pub(crate) fn say(&mut self, line: &str) {
         self.send(format!("{line}\r\n").as_bytes());
     }
 
-    pub fn send(&mut self, octets: &[u8]) {
+    pub(crate) fn send(&mut self, octets: &[u8]) {
         let sent = match &mut self.stream {
             Stream::Plain(stream) => stream.write_all(octets),
             Stream::Tls(stream) => stream.write_all(octets).and_then(|()| stream.flush()),
@@ -52,12 +52,12 @@ impl Client {
     }
 
     /// The next line is this; `...` at its end stands for anything.
-    pub fn expect(&mut self, wanted: &str) {
+    pub(crate) fn expect(&mut self, wanted: &str) {
         let line = self.line();
         assert!(matches(&line, wanted), "{}: wanted {wanted:?}, heard {line:?}", self.place);
     }
 
-    pub fn skip_to(&mut self, wanted: &str) {
+    pub(crate) fn skip_to(&mut self, wanted: &str) {
         for _ in 0..50 {
             if matches(&self.line(), wanted) {
                 return;
@@ -66,7 +66,7 @@ impl Client {
         panic!("{}: no line like {wanted:?}", self.place);
     }
 
-    pub fn secure(&mut self) {
+    pub(crate) fn secure(&mut self) {
         let Stream::Plain(socket) = std::mem::replace(&mut self.stream, Stream::Gone) else {
             panic!("{}: not on a plain connection", self.place);
         };
@@ -85,7 +85,7 @@ impl Client {
     }
 
     /// Greeting, EHLO, STARTTLS, handshake, EHLO.
-    pub fn enter_tls(&mut self) {
+    pub(crate) fn enter_tls(&mut self) {
         self.expect("220 ...");
         self.say("EHLO client.example");
         self.skip_to("250 HELP");
@@ -96,12 +96,12 @@ impl Client {
         self.skip_to("250 HELP");
     }
 
-    pub fn login(&mut self, user: &str) {
+    pub(crate) fn login(&mut self, user: &str) {
         let response = base64::engine::general_purpose::STANDARD.encode(format!("\0{user}\0secret"));
         self.say(&format!("AUTH PLAIN {response}"));
     }
 
-    pub fn expect_closed(&mut self) {
+    pub(crate) fn expect_closed(&mut self) {
         assert!(self.input.is_empty(), "{}: there is more: {:?}", self.place, String::from_utf8_lossy(&self.input));
         let mut octet = [0; 1];
         match self.read(&mut octet) {
@@ -115,7 +115,7 @@ impl Client {
     }
 
     /// A TLS alert (RFC 8446 §6) or nothing at all, then the end.
-    pub fn expect_alert(&mut self) {
+    pub(crate) fn expect_alert(&mut self) {
         let mut heard = Vec::new();
         let mut piece = [0; 512];
         while let Ok(count @ 1..) = self.read(&mut piece) {
@@ -124,11 +124,11 @@ impl Client {
         assert!(heard.is_empty() || heard[0] == 21, "{}: wanted an alert, heard {:?}", self.place, String::from_utf8_lossy(&heard));
     }
 
-    pub fn hang_up(&mut self) {
+    pub(crate) fn hang_up(&mut self) {
         self.stream = Stream::Gone;
     }
 
-    pub fn line(&mut self) -> String {
+    pub(crate) fn line(&mut self) -> String {
         loop {
             if let Some(end) = self.input.windows(2).position(|pair| pair == b"\r\n") {
                 let line: Vec<u8> = self.input.drain(..end + 2).collect();

@@ -10,12 +10,12 @@ use pamrelay_authwire::{
     Accepted, Cause, FrameLen, Outcome, Phase, Question, QuestionFrame, Reason, Ticket, TicketKey, TicketKeys, Verdict,
 };
 
-pub const KEY_ID: u32 = 7;
+pub(crate) const KEY_ID: u32 = 7;
 const KEY: [u8; 32] = [42; 32];
-pub const UID: u32 = 1000;
+pub(crate) const UID: u32 = 1000;
 
 /// Listens at `socket` and writes the key of its tickets to `tickets`.
-pub fn start(socket: &Path, tickets: &Path) {
+pub(crate) fn start(socket: &Path, tickets: &Path) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let keys = TicketKeys { current: TicketKey { id: KEY_ID, made: now, key: KEY }, previous: None };
     std::fs::write(tickets, keys.print()).unwrap();

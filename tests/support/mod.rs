@@ -1,5 +1,5 @@
 //! What several test programs share: a relay to talk to and a client that talks.
 
-pub mod client;
-pub mod helper;
-pub mod relay;
+pub(crate) mod client;
+pub(crate) mod helper;
+pub(crate) mod relay;

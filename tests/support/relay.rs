@@ -31,7 +31,7 @@ use super::helper;
 
 const HOST: &str = "mail.example";
 
-pub struct Relay {
+pub(crate) struct Relay {
     starttls: SocketAddr,
     implicit: SocketAddr,
     authority: CertificateDer<'static>,
@@ -40,7 +40,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         let authority = certificates(&at("certs"));
@@ -72,12 +72,12 @@ impl Relay {
         Self { starttls, implicit, authority, queued: Mutex::new(queued), _directory: directory }
     }
 
-    pub fn connect(&self, implicit: bool) -> Client {
+    pub(crate) fn connect(&self, implicit: bool) -> Client {
         Client::connect(if implicit { self.implicit } else { self.starttls }, self.authority.clone())
     }
 
     /// `from -> to to: "text"`: this is what the queue takes to delivery next.
-    pub fn expect_queued(&self, wanted: &str) {
+    pub(crate) fn expect_queued(&self, wanted: &str) {
         let job = self.queued.lock().unwrap().recv_timeout(Duration::from_secs(10)).expect("a message in the queue");
         let to: Vec<_> = job.recipients.iter().map(|(_, recipient)| recipient.mailbox.to_string()).collect();
         let Body::Memory(text) = &job.content.body else { panic!("a short message is in memory") };
@@ -88,13 +88,13 @@ impl Relay {
         assert!(trace.contains("SMTPSA id "), "{trace}");
     }
 
-    pub fn expect_nothing_queued(&self) {
+    pub(crate) fn expect_nothing_queued(&self) {
         let queued = self.queued.lock().unwrap().recv_timeout(Duration::from_millis(500));
         assert!(queued.is_err(), "something was queued: {queued:?}");
     }
 
     /// Between two dialogs: what one left is not the next one's.
-    pub fn forget_queued(&self) {
+    pub(crate) fn forget_queued(&self) {
         while self.queued.lock().unwrap().try_recv().is_ok() {}
     }
 }

@@ -72,7 +72,7 @@ impl Client<'_> {
         Ok(receiving.settle(received))
     }
 
-    fn opening<'a>(&self, receiving: &'a Receiving) -> Opening {
+    fn opening(&self, receiving: &Receiving) -> Opening {
         let Receiving { client, envelope, declared } = receiving;
         let protocol = match envelope.international {
             International::Ascii => Protocol::Esmtpsa,
