@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pam_stage::{Stage, UNIX, children, is_running, needs_root, patiently, waits_for, words};
+use pam_stage::{Stage, UNIX, children, is_running, marked, needs_root, patiently, waits_for, words};
 use pamrelay_authwire::{Outcome, Question, Ticket, TicketKeys};
 
 /// A stack whose first module runs a program that decides by the user's name.
@@ -153,10 +153,10 @@ root_test! {
     }
 
     fn a_hung_module_costs_its_own_question_and_nobody_else_s() {
-        let helper = Stage::new(SCRIPTED).script("first", "[ \"$PAM_USER\" != hanger ] || sleep 61.25\n").set("WORKERS", "2").set("DEADLINE_MS", "2500").start();
+        let helper = Stage::new(SCRIPTED).script("first", &format!("[ \"$PAM_USER\" != hanger ] || sleep {}\n", marked(61))).set("WORKERS", "2").set("DEADLINE_MS", "2500").start();
         std::thread::scope(|scope| {
             let hung: Vec<_> = (0..4).map(|_| scope.spawn(|| (Instant::now(), words(&helper.asks("hanger", "right")), Instant::now()))).collect();
-            waits_for("hung programs", || is_running("61.25").then_some(()));
+            waits_for("hung programs", || is_running(&marked(61)).then_some(()));
             std::thread::sleep(Duration::from_millis(300));
 
             let start = Instant::now();
@@ -171,11 +171,11 @@ root_test! {
             }
         });
         helper.waits_for_log("reason=deadline");
-        assert!(patiently(|| (!is_running("61.25")).then_some(())).is_some(), "what the module started outlived its worker");
+        assert!(patiently(|| (!is_running(&marked(61))).then_some(())).is_some(), "what the module started outlived its worker");
     }
 
     fn a_killed_worker_is_unavailable_and_the_next_one_works() {
-        let helper = Stage::new(SCRIPTED).script("first", "[ \"$PAM_USER\" != hanger ] || sleep 62.25\n").start();
+        let helper = Stage::new(SCRIPTED).script("first", &format!("[ \"$PAM_USER\" != hanger ] || sleep {}\n", marked(62))).start();
         std::thread::scope(|scope| {
             let asked = scope.spawn(|| helper.asks("hanger", "right"));
 
@@ -185,7 +185,7 @@ root_test! {
         });
         helper.waits_for_log("killed by signal 9");
         assert_eq!(words(&helper.asks("bob", "right")), "accept");
-        assert!(patiently(|| (!is_running("62.25")).then_some(())).is_some());
+        assert!(patiently(|| (!is_running(&marked(62))).then_some(())).is_some());
     }
 
     fn a_module_that_kills_or_stops_its_process_never_accepts() {
@@ -199,8 +199,68 @@ root_test! {
         assert_eq!(words(&helper.asks("bob", "right")), "accept");
     }
 
+    fn an_answer_is_a_whole_report_from_the_worker_itself() {
+        for (how, expected) in [
+            ("exit", "unavailable worker 0 crashed"),
+            ("twice", "reject auth 7 refused"),
+            ("close", "unavailable worker 0 crashed"),
+            ("junk", "unavailable worker 0 garbled"),
+            ("none", "accept"),
+        ] {
+            let helper = Stage::misbehaving(how, "-DPLAIN").start();
+            assert_eq!(words(&helper.asks("bob", "right")), expected, "{how}");
+        }
+    }
+
+    fn the_identity_is_whom_pam_names_in_the_end() {
+        let helper = Stage::misbehaving("user=carol", "-DPLAIN").start();
+        let Outcome::Accept(carol) = helper.asks("bob", "right") else { panic!("refused") };
+        assert_eq!((carol.user.as_str(), carol.uid), ("carol", 20003));
+        drop(helper);
+
+        let helper = Stage::misbehaving("user=root", "-DPLAIN").start();
+        assert_eq!(words(&helper.asks("bob", "right")), "reject identity 0 root");
+    }
+
+    fn programs_that_modules_leave_behind_end_with_the_question() {
+        let helper = Stage::misbehaving(&format!("child={}", marked(65)), "-DPLAIN").start();
+        assert_eq!(words(&helper.asks("bob", "right")), "accept");
+
+        assert!(patiently(|| (!is_running(&marked(65))).then_some(())).is_some());
+    }
+
+    fn modules_that_start_threads_or_open_files_when_loaded_are_loaded_by_each_worker() {
+        for built_with in ["-DTHREAD", "-DDESCRIPTOR"] {
+            let helper = Stage::misbehaving("none", built_with).start();
+
+            assert_eq!(words(&helper.asks("bob", "right")), "accept");
+            assert_eq!(words(&helper.asks("bob", "wrong")), "reject auth 7 refused");
+            helper.waits_for_log("event=template state=unfit extra=1");
+        }
+    }
+
+    fn one_capability_and_two_groups_are_enough_even_with_red_hat_s_file_modes() {
+        let stage = Stage::new(UNIX).through("setpriv --bounding-set=-all,+dac_read_search --inh-caps=-all --groups=20000,20101");
+        fs::set_permissions(stage.dir().join("shadow"), fs::Permissions::from_mode(0)).unwrap();
+        let helper = stage.start();
+
+        assert_eq!(words(&helper.asks("bob", "right")), "accept");
+        assert_eq!(words(&helper.asks("bob", "wrong")), "reject auth 7 refused");
+        assert_eq!(words(&helper.asks("mustchange", "right")), "must-change acct 12 password-aged");
+    }
+
+    fn a_supervisor_s_end_is_the_helper_s() {
+        let stage = Stage::new(UNIX).set("SUPERVISED", &std::process::id().to_string());
+        let helper = stage.start();
+        assert_eq!(words(&helper.asks("bob", "right")), "accept");
+        drop(helper);
+
+        let (status, log) = Stage::new(UNIX).set("SUPERVISED", "1").fails();
+        assert_eq!(status, Some(69), "{log}");
+    }
+
     fn a_killed_template_is_replaced() {
-        let helper = Stage::new(SCRIPTED).script("first", "[ \"$PAM_USER\" != hanger ] || sleep 63.25\n").start();
+        let helper = Stage::new(SCRIPTED).script("first", &format!("[ \"$PAM_USER\" != hanger ] || sleep {}\n", marked(63))).start();
         let first = helper.template();
         std::thread::scope(|scope| {
             let asked = scope.spawn(|| helper.asks("hanger", "right"));
@@ -214,7 +274,7 @@ root_test! {
         assert_eq!(words(&helper.asks("bob", "right")), "accept");
         assert!(start.elapsed() < Duration::from_secs(1));
         assert_ne!(helper.template(), first);
-        assert!(patiently(|| (!is_running("63.25")).then_some(())).is_some());
+        assert!(patiently(|| (!is_running(&marked(63))).then_some(())).is_some());
     }
 
     fn a_stopped_template_is_replaced_within_seconds() {
@@ -319,7 +379,7 @@ root_test! {
     }
 
     fn listener_template_and_workers_have_one_capability_and_no_way_up() {
-        let helper = Stage::new(SCRIPTED).script("first", "[ \"$PAM_USER\" != hanger ] || sleep 64.25\n").set("DEADLINE_MS", "1500").start();
+        let helper = Stage::new(SCRIPTED).script("first", &format!("[ \"$PAM_USER\" != hanger ] || sleep {}\n", marked(64))).set("DEADLINE_MS", "1500").start();
         std::thread::scope(|scope| {
             scope.spawn(|| helper.asks("hanger", "right"));
             let worker = helper.worker();

@@ -114,6 +114,19 @@ impl Stage {
         self
     }
 
+    /// A stack with the project's own misbehaving module behind the password check.
+    pub(crate) fn misbehaving(how: &str, built_with: &str) -> Self {
+        let stage = Self::new(UNIX);
+        let module = stage.dir.path().join("pam_fixture.so");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/pam_fixture.c");
+        let mut cc = Command::new("cc");
+        cc.args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", built_with, "-o"]).arg(&module).args([source, "-lpthread"]);
+        assert!(cc.status().unwrap().success());
+        let line = format!("auth required pam_unix.so nodelay\nauth required {} {how}\naccount required pam_unix.so\n", module.display());
+        fs::write(stage.dir.path().join("pam.d/smtp"), line).unwrap();
+        stage
+    }
+
     pub(crate) fn without_service_file(self) -> Self {
         fs::remove_file(self.dir.path().join("pam.d/smtp")).unwrap();
         self
@@ -256,6 +269,11 @@ pub(crate) fn is_running(argument: &str) -> bool {
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         line.split(|byte| *byte == 0).any(|word| word == argument)
     })
+}
+
+/// Seconds to sleep that no other process of this machine sleeps: another run of this test may go on beside us.
+pub(crate) fn marked(seconds: u32) -> String {
+    format!("{seconds}.{}", std::process::id())
 }
 
 pub(crate) fn patiently<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {

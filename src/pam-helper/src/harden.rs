@@ -8,7 +8,8 @@ use std::io;
 
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
-use nix::unistd::{Gid, getgroups, setgroups};
+use nix::sys::signal::Signal;
+use nix::unistd::{Gid, getgroups, getppid, setgroups};
 
 use crate::settings::LowPorts;
 use crate::sys::{self, CAP_DAC_READ_SEARCH, CAP_NET_BIND_SERVICE};
@@ -18,6 +19,13 @@ pub(crate) fn no_core() -> io::Result<()> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     prctl::set_dumpable(false)?;
     Ok(())
+}
+
+/// The helper ends with the supervisor that started it, however that one ends.
+pub(crate) fn end_with(supervisor: i32) -> io::Result<()> {
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    // It may have ended before the line above.
+    if getppid().as_raw() == supervisor { Ok(()) } else { Err(io::Error::other("the supervisor is gone")) }
 }
 
 /// Root may give a file to a group that it is a member of without any capability; so the ticket file

@@ -119,6 +119,9 @@ fn listen() -> Result<(), Refusal> {
         .flatten()
         .ok_or_else(|| Refusal::new(EX_CONFIG, format!("there is no group {}", settings.queue_group)))?;
 
+    if let Some(supervisor) = settings.supervisor {
+        harden::end_with(supervisor).map_err(Refusal::what("following the supervisor"))?;
+    }
     harden::no_core().map_err(Refusal::what("switching cores off"))?;
     let socket = match passed {
         Some(passed) => socket::listener_from(passed),

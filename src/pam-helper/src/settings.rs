@@ -20,6 +20,8 @@
 //! | `PAMRELAY_QUEUE_GROUP` | `pamrelay-queue` | the one group that may read the ticket keys |
 //! | `PAMRELAY_LOW_PORTS` | `no` | `yes` keeps CAP_NET_BIND_SERVICE, which NIS shadow maps need |
 //!
+//! `pamrelay run` adds `PAMRELAY_SUPERVISED`, its own pid: the helper does not outlive it.
+//!
 //! Invariant: every value is within its bounds or the helper does not start; all mistakes are told at
 //! once, and so is a `PAMRELAY_` variable that does not exist.
 
@@ -45,6 +47,7 @@ pub(crate) struct Settings {
     pub(crate) front_user: String,
     pub(crate) queue_group: String,
     pub(crate) low_ports: LowPorts,
+    pub(crate) supervisor: Option<i32>,
 }
 
 /// What a worker needs to know.
@@ -82,12 +85,15 @@ const NAMES: &[&str] = &[
     "LOW_PORTS",
 ];
 
+/// Not for administrators, so not in the table.
+const SUPERVISED: &str = "SUPERVISED";
+
 impl Settings {
     /// Reads the variables whose names begin with `PAMRELAY_`, or says everything that is wrong.
     pub(crate) fn read(variables: impl Iterator<Item = (String, String)>) -> Result<Self, Vec<String>> {
         let ours = variables.filter_map(|(name, value)| Some((name.strip_prefix("PAMRELAY_")?.to_owned(), value)));
         let mut reader = Reader { values: ours.collect(), mistakes: Vec::new() };
-        let unknown = reader.values.iter().filter(|(name, _)| !NAMES.contains(&name.as_str()));
+        let unknown = reader.values.iter().filter(|(name, _)| name != SUPERVISED && !NAMES.contains(&name.as_str()));
         reader.mistakes = unknown.map(|(name, _)| format!("PAMRELAY_{name}: there is no such setting")).collect();
 
         let rules = Rules {
@@ -112,6 +118,7 @@ impl Settings {
             front_user: reader.name("FRONT_USER", "pamrelay"),
             queue_group: reader.name("QUEUE_GROUP", "pamrelay-queue"),
             low_ports: reader.low_ports(),
+            supervisor: reader.value(SUPERVISED).and_then(|pid| pid.parse().ok()),
         };
         if reader.mistakes.is_empty() { Ok(settings) } else { Err(reader.mistakes) }
     }
@@ -142,7 +149,6 @@ struct Reader {
 impl Reader {
     /// An empty value is the default, so that a line of auth.env may be left blank.
     fn value(&self, name: &str) -> Option<String> {
-        debug_assert!(NAMES.contains(&name));
         self.values.iter().find(|(found, _)| found == name).map(|(_, value)| value.clone()).filter(|value| !value.is_empty())
     }
 

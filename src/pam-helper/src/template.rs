@@ -62,6 +62,7 @@ struct Worker {
 
 /// The whole life of the process. Standard input is the control socket.
 pub(crate) fn run(loading: Loading, rules: Rules) -> io::Result<()> {
+    prctl::set_name(c"auth-template")?;
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     harden::no_core()?;
     brood::adopt_orphans()?;

@@ -95,6 +95,7 @@ fn tell(socket: &OwnedFd, me: Pid, report: Report, id: u64) -> Option<()> {
 /// together with the template.
 fn confine(socket: &OwnedFd, rules: &Rules, template: Pid) -> Option<()> {
     setsid().ok()?;
+    prctl::set_name(c"auth-worker").ok()?;
     prctl::set_pdeathsig(Signal::SIGKILL).ok()?;
     if getppid() != template {
         return None; // it died before the line above

@@ -41,6 +41,10 @@ const LOOK: Duration = Duration::from_millis(200);
 const BUSY: Duration = Duration::from_secs(1);
 /// And from this age on one that has slept for most of its life.
 const SLEEPY: Duration = Duration::from_millis(200);
+/// After a template was lost: for so long what its workers had started may still arrive here, and how
+/// often that is looked at.
+const AFTERMATH: Duration = Duration::from_secs(2);
+const SWEEP: Duration = Duration::from_millis(20);
 /// How long the news of how a worker ended may lag behind its end.
 const NEWS: Duration = Duration::from_millis(100);
 
@@ -57,6 +61,7 @@ pub(crate) struct Workshop {
     retiring: Vec<Template>,
     failures: u32,
     not_before: Option<Instant>,
+    aftermath: Option<Instant>,
     jobs: Vec<Job>,
     next_job: u64,
 }
@@ -124,6 +129,7 @@ impl Workshop {
             retiring: Vec::new(),
             failures: 0,
             not_before: None,
+            aftermath: None,
             jobs: Vec::new(),
             next_job: 1,
         }
@@ -190,6 +196,7 @@ impl Workshop {
     /// Kills what is over time and says what is lost.
     pub(crate) fn expire(&mut self, now: Instant) -> Vec<News> {
         self.bury();
+        self.clear_away(now);
         let mut news = Vec::new();
         let mut stuck = false;
         for job in &mut self.jobs {
@@ -231,7 +238,8 @@ impl Workshop {
             [fork, busy, deadline, news].into_iter().flatten()
         });
         let loading = self.template.as_ref().filter(|template| !template.ready).map(|template| template.born + LOADING);
-        jobs.chain(loading).chain(self.not_before).filter(|time| *time > now).min()
+        let sweep = self.aftermath.map(|_| now + SWEEP);
+        jobs.chain(loading).chain(self.not_before).chain(sweep).filter(|time| *time > now).min()
     }
 
     /// Adds the descriptors to wait for.
@@ -340,8 +348,16 @@ impl Workshop {
             self.abandon_template(now);
         }
         self.retiring.retain(|template| template.pid != pid);
-        self.bury();
-        brood::kill_orphans(&self.template_pids());
+        self.aftermath = Some(now + AFTERMATH);
+    }
+
+    /// Kills what the workers of a lost template left running; it comes to us as they end.
+    fn clear_away(&mut self, now: Instant) {
+        if let Some(end) = self.aftermath {
+            let ours: Vec<Pid> = self.template.iter().chain(&self.retiring).map(|template| template.pid).collect();
+            brood::kill_orphans(&ours);
+            self.aftermath = (now < end).then_some(end);
+        }
     }
 
     /// Waits for templates that ended, and for workers that were left to us by one.
@@ -396,10 +412,6 @@ impl Workshop {
                 self.abandon_template(now);
             }
         }
-    }
-
-    fn template_pids(&self) -> Vec<Pid> {
-        self.template.iter().chain(&self.retiring).map(|template| template.pid).collect()
     }
 
     /// Forgets jobs whose process is gone and whose end was told.
