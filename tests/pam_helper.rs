@@ -259,6 +259,21 @@ root_test! {
         assert_eq!(status, Some(69), "{log}");
     }
 
+    fn a_helper_that_is_asked_to_end_leaves_nothing_running() {
+        let script = format!("[ \"$PAM_USER\" != hanger ] || sleep {}\n", marked(66));
+        let mut helper = Stage::new(SCRIPTED).script("first", &script).start();
+        let frame = Question { id: 1, session: 1, peer: [0; 16], user: b"hanger", password: b"right" }.encode().unwrap();
+        let mut hung = UnixStream::connect(&helper.socket).unwrap();
+        hung.write_all(frame.as_bytes()).unwrap();
+        waits_for("the module's program", || is_running(&marked(66)).then_some(()));
+
+        kill(Pid::from_raw(helper.pid()), Signal::SIGTERM).unwrap();
+
+        assert_eq!(helper.ends(), Some(0));
+        assert!(!is_running(&marked(66)));
+        assert_eq!(hung.read_to_end(&mut Vec::new()).unwrap(), 0, "a question without an answer");
+    }
+
     fn a_killed_template_is_replaced() {
         let helper = Stage::new(SCRIPTED).script("first", &format!("[ \"$PAM_USER\" != hanger ] || sleep {}\n", marked(63))).start();
         let first = helper.template();

@@ -217,6 +217,11 @@ impl Helper {
         self.child.id().try_into().unwrap()
     }
 
+    /// Waits until the helper has ended by itself.
+    pub(crate) fn ends(&mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+
     pub(crate) fn template(&self) -> i32 {
         waits_for("a template", || children(self.pid()).first().copied())
     }

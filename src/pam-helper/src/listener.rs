@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::{MsgFlags, send};
 use nix::unistd::Uid;
 use pamrelay_authwire::{Cause, Outcome, Phase, Question, QuestionFrame, Reason, Verdict};
@@ -50,6 +51,8 @@ pub(crate) struct Listener {
     pub(crate) running: Vec<(u64, Pending)>,
     pub(crate) accept_again: Option<Instant>,
     pub(crate) rotate_again: Option<Instant>,
+    /// SIGTERM and SIGINT, without blocking.
+    pub(crate) signals: SignalFd,
 }
 
 /// A question that is to be answered.
@@ -67,6 +70,7 @@ pub(crate) struct Pending {
 /// A descriptor in the poll set.
 #[derive(Clone, Copy)]
 enum Watched {
+    Signals,
     Socket,
     Asker(usize),
     Waiting(usize),
@@ -74,7 +78,8 @@ enum Watched {
 }
 
 impl Listener {
-    /// Serves until the process is ended from outside.
+    /// Serves until the process is asked to end. Questions under way are then lost, which their askers
+    /// take as *unavailable*.
     pub(crate) fn serve(mut self) -> io::Result<()> {
         self.workshop.readiness(Instant::now()); // the first template starts before the first question
         loop {
@@ -85,6 +90,11 @@ impl Listener {
             self.expire(now);
             self.start_workers(now);
             self.wait(now)?;
+            if let Ok(Some(signal)) = self.signals.read_signal() {
+                Line::event(Level::Info, "stopped").with("signal", signal.ssi_signo).write();
+                self.workshop.close();
+                return Ok(());
+            }
         }
     }
 
@@ -97,6 +107,8 @@ impl Listener {
             watched.push(source);
             debug_assert_eq!(watched.len(), set.len());
         };
+        set.push(PollFd::new(self.signals.as_fd(), PollFlags::POLLIN));
+        watch(&mut set, Watched::Signals);
         if self.accepts(now) {
             set.push(PollFd::new(self.socket.as_fd(), PollFlags::POLLIN));
             watch(&mut set, Watched::Socket);
@@ -124,6 +136,7 @@ impl Listener {
         let now = Instant::now();
         for event in happened {
             match event {
+                Watched::Signals => {} // read after this round
                 Watched::Socket => self.accept(now),
                 Watched::Asker(at) => self.read(at, now),
                 Watched::Waiting(at) => {

@@ -38,6 +38,8 @@ use std::io;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Group, User, geteuid};
 
 use crate::limits::Limits;
@@ -134,6 +136,15 @@ fn listen() -> Result<(), Refusal> {
     brood::adopt_orphans().map_err(|error| Refusal::what("becoming a subreaper")(error.into()))?;
     harden::drop_privileges(settings.low_ports).map_err(Refusal::what("dropping capabilities"))?;
 
+    // Blocked and read in the loop; the programs we start get an empty mask from std.
+    let mut ends = SigSet::empty();
+    ends.add(Signal::SIGTERM);
+    ends.add(Signal::SIGINT);
+    let signals = ends
+        .thread_block()
+        .and_then(|()| SignalFd::with_flags(&ends, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK))
+        .map_err(|error| Refusal::what("a descriptor for signals")(error.into()))?;
+
     let mut secret = [0; 32];
     tickets::random(&mut secret).map_err(Refusal::what("/dev/urandom"))?;
     Line::event(Level::Info, "started")
@@ -153,6 +164,7 @@ fn listen() -> Result<(), Refusal> {
         running: Vec::new(),
         accept_again: None,
         rotate_again: None,
+        signals,
     };
     notify::ready();
     listener.serve().map_err(Refusal::what("waiting for questions"))

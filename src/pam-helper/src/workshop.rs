@@ -20,7 +20,7 @@ use nix::sys::socket::{MsgFlags, recv, send};
 use nix::unistd::Pid;
 use pamrelay_authwire::Reason;
 
-use crate::brood;
+use crate::brood::{self, Orphans};
 use crate::control::{self, Heard, Word};
 use crate::log::{Level, Line};
 use crate::report::{MAX_REPORT, Report};
@@ -45,6 +45,8 @@ const SLEEPY: Duration = Duration::from_millis(200);
 /// often that is looked at.
 const AFTERMATH: Duration = Duration::from_secs(2);
 const SWEEP: Duration = Duration::from_millis(20);
+/// How often it is looked at when the helper ends: grandchildren arrive one generation at a time.
+const CLOSING: u32 = 50;
 /// How long the news of how a worker ended may lag behind its end.
 const NEWS: Duration = Duration::from_millis(100);
 
@@ -132,6 +134,17 @@ impl Workshop {
             aftermath: None,
             jobs: Vec::new(),
             next_job: 1,
+        }
+    }
+
+    /// Ends the templates, their workers and everything that those left running.
+    pub(crate) fn close(self) {
+        for _ in 0..CLOSING {
+            brood::reap();
+            if brood::kill_orphans(&[]) == Orphans::None {
+                return;
+            }
+            std::thread::sleep(SWEEP);
         }
     }
 
