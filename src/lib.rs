@@ -1,18 +1,27 @@
-//! pamrelay: a submission relay for Unix sites, in the order a message travels.
+//! pamrelay: a submission relay for Unix sites. A tour in the order a message travels:
+//!
+//! 1. [`front`] listens, counts and shakes hands; [`session`] is one client, from greeting to QUIT, and speaks [`smtp`].
+//! 2. [`auth`] asks root about a password, and gets a verdict with a ticket; [`keys`] signs handshakes.
+//! 3. [`handoff`] carries envelope, text and ticket to the queue; [`message`] is what we add to it.
+//! 4. [`queue`] makes it durable, and only then is it ours; it decides when a message is tried and what becomes of it.
+//! 5. [`delivery`] takes it to the next server; [`dsn`] tells the sender what did not work, through the queue again.
+//!
+//! Around it: [`config`] is what may be said in the configuration, [`cli`] what may be said on the command line, [`run`]
+//! starts the roles and keeps them, [`sandbox`] closes a role in, [`log`] says what happened.
 #![forbid(unsafe_code)]
 
+pub mod auth;
 pub mod cli;
 pub mod config;
-pub mod log;
-pub mod run;
-pub mod smtp;
-
-pub mod auth;
 pub mod delivery;
+pub mod dsn;
 pub mod front;
 pub mod handoff;
 pub mod keys;
+pub mod log;
 pub mod message;
 pub mod queue;
+pub mod run;
 pub mod sandbox;
 pub mod session;
+pub mod smtp;
