@@ -55,7 +55,7 @@ fn a_bad_configuration_ends_everything_with_78_and_its_line() {
     fs::write(&path, "listen: [{ address: \"127.0.0.1:0\", tls: starttls }]\nlimits:\n  recipient: 5\n").unwrap();
     let path = path.to_str().unwrap();
 
-    for command in ["run", "front", "keys"] {
+    for command in ["run", "front", "keys", "queue"] {
         let output = pamrelay(&[command, "--config", path]);
 
         assert_eq!(output.status.code(), Some(78), "{command}: {}", said(&output));

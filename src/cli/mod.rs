@@ -13,6 +13,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 mod auth_test;
 pub mod check;
+mod queue;
 mod reload;
 mod roles;
 
@@ -27,6 +28,8 @@ pub enum Status {
     No = 1,
     Usage = 64,
     Unavailable = 69,
+    /// Text that is no answer.
+    Software = 70,
     System = 71,
     Later = 75,
     NotPermitted = 77,
@@ -126,6 +129,16 @@ enum Command {
     ///
     /// Started by pamrelay-keys.service or `pamrelay run`, not by hand. SIGHUP reads certificates and keys again.
     Keys(ActiveFile),
+    /// Look at the queue and change it; without a command: the role that owns it
+    ///
+    /// With a command it asks the running role, as root. Without one it is the role itself, started by pamrelay-queue.service or `pamrelay run`.
+    #[command(args_conflicts_with_subcommands = true)]
+    Queue {
+        #[command(flatten)]
+        role: ActiveFile,
+        #[command(subcommand)]
+        ask: Option<queue::Ask>,
+    },
     /// Ask what becomes of a login
     #[command(subcommand)]
     Auth(AuthCommand),
@@ -189,6 +202,8 @@ fn obey(command: Command) -> Result<Status, Failure> {
         Command::Activate(file) => activate(&file.config).map(|_| Status::Ok),
         Command::Front(file) => roles::front(&file.config),
         Command::Auth(AuthCommand::Test { user, rhost, relay }) => auth_test::main(&user, rhost, &relay.config()?),
+        Command::Queue { role: ActiveFile { config }, ask: None } => roles::queue(&config),
+        Command::Queue { ask: Some(ask), .. } => queue::main(ask),
         Command::Keys(file) => roles::keys(&file.config),
         Command::RoleExec { socket, command } => {
             let socket = if socket { child::Socket::OnStdin } else { child::Socket::None };

@@ -4,16 +4,16 @@
 
 use jiff::Zoned;
 
-use super::{Kind, Original, Part, action, cut, date};
+use super::{Kind, Original, Part, Told, action, cut, date};
 use crate::delivery::job::{Account, Origin};
 use crate::smtp::envelope::Recipient;
 
 /// Where a long line is folded, if there is a blank.
 const FOLD: usize = 76;
 
-pub(super) fn part(original: &Original<'_>, kind: Kind<'_>, told: &[&(Recipient, Account)], now: &Zoned, host: &str) -> Part {
+pub(super) fn part(original: &Original<'_>, told: &[Told<'_>], now: &Zoned, host: &str) -> Part {
     // RFC 6533 §3: addresses beyond ASCII need the global form; words of a server do not, and lose what is not ASCII.
-    let global = told.iter().any(|(recipient, _)| {
+    let global = told.iter().any(|Told { recipient, .. }| {
         let original = recipient.original.as_ref().is_none_or(|original| original.address.is_ascii());
         !recipient.mailbox.is_ascii() || !original
     });
@@ -24,9 +24,9 @@ pub(super) fn part(original: &Original<'_>, kind: Kind<'_>, told: &[&(Recipient,
     fields.add("Reporting-MTA", &format!("dns; {host}"));
     fields.add("X-Pamrelay-Queue-ID", &original.id.to_string());
     fields.add("Arrival-Date", &date(original.arrived));
-    for (recipient, account) in told {
+    for told in told {
         fields.text.push_str("\r\n");
-        fields.recipient(kind, recipient, account, now);
+        fields.recipient(told, now);
     }
     let kind = if global { "message/global-delivery-status" } else { "message/delivery-status" };
     Part { description: "Delivery report", kind, body: fields.text.into_bytes() }
@@ -38,7 +38,8 @@ struct Fields {
 }
 
 impl Fields {
-    fn recipient(&mut self, kind: Kind<'_>, recipient: &Recipient, account: &Account, now: &Zoned) {
+    fn recipient(&mut self, told: &Told<'_>, now: &Zoned) {
+        let Told { recipient, kind, account } = *told;
         if let Some(original) = &recipient.original {
             self.add("Original-Recipient", &format!("{}; {}", original.kind, original.address));
         }

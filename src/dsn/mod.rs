@@ -6,9 +6,12 @@
 
 mod fields;
 mod original;
+mod reporter;
 mod words;
 
 use jiff::Zoned;
+
+pub use reporter::reporter;
 
 use crate::delivery::job::{Account, Origin, PassedOn};
 use crate::handoff::QueueId;
@@ -44,6 +47,14 @@ pub enum Kind<'a> {
     Success,
 }
 
+/// One recipient, what became of it and on whose word.
+#[derive(Clone, Copy, Debug)]
+pub struct Told<'a> {
+    pub recipient: &'a Recipient,
+    pub kind: Kind<'a>,
+    pub account: &'a Account,
+}
+
 /// A report, ready for the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
@@ -51,15 +62,15 @@ pub struct Report {
     pub content: Vec<u8>,
 }
 
-/// Writes the report on those of `recipients` whose NOTIFY asks for it; `None` if it would answer nobody or say nothing.
+/// Writes the report on those recipients whose NOTIFY asks for it; `None` if it would answer nobody or say nothing.
 /// `host` is our own name.
-pub fn report(original: &Original<'_>, kind: Kind<'_>, recipients: &[(Recipient, Account)], now: &Zoned, host: &str) -> Option<Report> {
+pub fn report(original: &Original<'_>, told: &[Told<'_>], now: &Zoned, host: &str) -> Option<Report> {
     let ReversePath::Mailbox(sender) = original.sender else { return None };
-    let told: Vec<&(Recipient, Account)> = recipients.iter().filter(|(recipient, account)| is_wanted(kind, recipient, account)).collect();
-    if told.is_empty() {
-        return None;
-    }
-    let parts = [words::part(original, kind, &told, host), fields::part(original, kind, &told, now, host), original::part(original, kind)];
+    let mut told: Vec<Told<'_>> = told.iter().copied().filter(is_wanted).collect();
+    // The worst first: it is what the sender must act on, and what the report is called after.
+    told.sort_by_key(|told| told.kind.weight());
+    let kind = told.first()?.kind;
+    let parts = [words::part(original, &told, host), fields::part(original, &told, now, host), original::part(original, kind)];
     let boundary = boundary(&parts);
     let ascii = parts.iter().all(|part| part.body.is_ascii());
     let unique = random_hex();
@@ -114,12 +125,23 @@ struct Part {
     body: Vec<u8>,
 }
 
-fn is_wanted(kind: Kind<'_>, recipient: &Recipient, account: &Account) -> bool {
-    match kind {
-        Kind::Failure => recipient.notify.of_failure(),
-        Kind::Delay { .. } => recipient.notify.of_delay(),
+impl Kind<'_> {
+    fn weight(&self) -> u8 {
+        match self {
+            Self::Failure => 0,
+            Self::Delay { .. } => 1,
+            Self::Success => 2,
+        }
+    }
+}
+
+fn is_wanted(told: &Told<'_>) -> bool {
+    let notify = &told.recipient.notify;
+    match told.kind {
+        Kind::Failure => notify.of_failure(),
+        Kind::Delay { .. } => notify.of_delay(),
         // A server that took the wish over reports by itself (RFC 3461 §5.2.2).
-        Kind::Success => recipient.notify.of_success() && account.passed_on == PassedOn::WithoutDsn,
+        Kind::Success => notify.of_success() && told.account.passed_on == PassedOn::WithoutDsn,
     }
 }
 

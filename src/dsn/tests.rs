@@ -42,7 +42,7 @@ struct Desk {
 impl Desk {
     fn new(sender: &str) -> Self {
         Self {
-            id: QueueId::for_test("q7"),
+            id: QueueId::named("0000000000007").expect("a number"),
             sender: samples::job(sender, &["x@b.example"]).sender,
             envid: None,
             ret: None,
@@ -64,7 +64,8 @@ impl Desk {
             size: self.size.unwrap_or(self.text.len() as u64),
             text: &self.text,
         };
-        report(&original, kind, recipients, &at("2026-11-20T12:00:00+01:00[+01:00]"), "mail.example")
+        let told: Vec<Told<'_>> = recipients.iter().map(|(recipient, account)| Told { recipient, kind, account }).collect();
+        report(&original, &told, &at("2026-11-20T12:00:00+01:00[+01:00]"), "mail.example")
     }
 
     /// The report as text; the content must be UTF-8.

@@ -1,6 +1,6 @@
 //! The first part: what happened and what to do about it, in words for the person who sent the message.
 
-use super::{Kind, Original, Part, action, cut, date};
+use super::{Kind, Original, Part, Told, action, cut, date};
 use crate::delivery::job::{Account, Origin};
 use crate::smtp::envelope::Recipient;
 use crate::smtp::status::{Class, EnhancedStatus};
@@ -16,30 +16,17 @@ pub(super) fn subject(kind: Kind<'_>) -> &'static str {
     }
 }
 
-pub(super) fn part(original: &Original<'_>, kind: Kind<'_>, told: &[&(Recipient, Account)], host: &str) -> Part {
+/// `told` is in the order of its kinds; each kind is said once, before its recipients.
+pub(super) fn part(original: &Original<'_>, told: &[Told<'_>], host: &str) -> Part {
     let mut text = String::new();
     fill(&mut text, "", &format!("This is the mail system at {host}."));
-    text.push_str("\r\n");
-    let opening = match kind {
-        Kind::Failure => "Your message could not be delivered to the recipients below, and will not be tried again. \
-             If it matters, please do what is said beside each of them, and then send it again."
-            .to_owned(),
-        Kind::Delay { until } => format!(
-            "Your message has not yet been delivered to the recipients below. This is only to let you know: \
-             you need not do anything, and please do not send it again. It will be tried until {}, and you will be told if it fails.",
-            date(until)
-        ),
-        Kind::Success => "Your message was passed on as you asked to be told. No further report will follow.".to_owned(),
-    };
-    fill(&mut text, "", &opening);
-    for (recipient, account) in told {
-        text.push_str(&format!("\r\n<{}>\r\n", recipient.mailbox));
-        if let Some(first) = recipient.original.as_ref().filter(|first| first.address != recipient.mailbox.to_string()) {
-            fill(&mut text, "    ", &format!("You wrote to: {}", clean(&first.address)));
+    for group in told.chunk_by(|one, other| one.kind.weight() == other.kind.weight()) {
+        if let Some(first) = group.first() {
+            text.push_str("\r\n");
+            fill(&mut text, "", &opening(first.kind));
         }
-        fill(&mut text, "    ", &finding(kind, account));
-        if let Some(advice) = advice(kind, account.status) {
-            fill(&mut text, "    ", advice);
+        for told in group {
+            say(&mut text, told);
         }
     }
     text.push_str("\r\n");
@@ -51,6 +38,32 @@ pub(super) fn part(original: &Original<'_>, kind: Kind<'_>, told: &[&(Recipient,
     );
     let charset = if text.is_ascii() { "text/plain; charset=us-ascii" } else { "text/plain; charset=utf-8" };
     Part { description: "Notification", kind: charset, body: text.into_bytes() }
+}
+
+fn opening(kind: Kind<'_>) -> String {
+    match kind {
+        Kind::Failure => "Your message could not be delivered to the recipients below, and will not be tried again. \
+             If it matters, please do what is said beside each of them, and then send it again."
+            .to_owned(),
+        Kind::Delay { until } => format!(
+            "Your message has not yet been delivered to the recipients below. This is only to let you know: \
+             you need not do anything, and please do not send it again. It will be tried until {}, and you will be told if it fails.",
+            date(until)
+        ),
+        Kind::Success => "Your message was passed on as you asked to be told. No further report will follow.".to_owned(),
+    }
+}
+
+fn say(text: &mut String, told: &Told<'_>) {
+    let Told { recipient, kind, account } = *told;
+    text.push_str(&format!("\r\n<{}>\r\n", recipient.mailbox));
+    if let Some(first) = recipient.original.as_ref().filter(|first| first.address != recipient.mailbox.to_string()) {
+        fill(text, "    ", &format!("You wrote to: {}", clean(&first.address)));
+    }
+    fill(text, "    ", &finding(kind, account));
+    if let Some(advice) = advice(kind, account.status) {
+        fill(text, "    ", advice);
+    }
 }
 
 fn finding(kind: Kind<'_>, account: &Account) -> String {

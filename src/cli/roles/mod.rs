@@ -2,6 +2,10 @@
 //!
 //! A role starts from the accepted copy, as root (it drops to its user itself) or as its user already (systemd).
 
+mod queue;
+
+pub(super) use queue::queue;
+
 use std::fmt::Display;
 use std::num::NonZeroUsize;
 use std::path::Path;

@@ -1,0 +1,249 @@
+//! `pamrelay queue`: the store, delivery and the writer of reports, put together and into the cage.
+//!
+//! Everything that is a file (time zone, trust store, name servers) is read before the cage. The queue takes mail in whether or not the key process
+//! is there; delivery begins when it has what the configuration says it shows.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use rustls::RootCertStore;
+use tokio::sync::{OnceCell, mpsc};
+use zeroize::Zeroizing;
+
+use super::{Failure, Status, account, account_of, failed, policy, start};
+use crate::config::{self, Config};
+use crate::delivery::job::{Job, Outcomes};
+use crate::delivery::resolver::{Hosts, NameServers, Resolver};
+use crate::delivery::route::{Login, Pattern, Route, Routes, Rule, SmartHost, TlsDemand};
+use crate::delivery::{Asked, Delivery, NoSecrets, SecretError, Secrets, Settings, Timeouts, Trust};
+use crate::dsn::reporter;
+use crate::keys::client::{Keys, KeysError};
+use crate::keys::wire::Reason;
+use crate::queue::QueueSettings;
+use crate::queue::dispatch::ActiveLimits;
+use crate::queue::schedule::Schedule;
+use crate::run::{FRONT_USER, QUEUE_USER};
+use crate::sandbox::{self, QueueCage};
+
+/// Connections at once to all servers together.
+const CONNECTIONS: usize = 512;
+/// How long a connection is kept when nothing more comes for its server.
+const IDLE: Duration = Duration::from_secs(5);
+/// A sender is told once that a message is late.
+const WARN_AFTER: Duration = Duration::from_secs(4 * 3600);
+/// Jobs and outcomes on their way between queue and delivery.
+const CHANNEL: usize = 1024;
+
+pub(crate) fn queue(path: &Path) -> Result<Status, Failure> {
+    let config = start("queue", path)?;
+    let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(4);
+    let zone = TimeZone::system();
+    let delivery = Plan::new(&config)?;
+    let settings = queue_settings(&config, zone)?;
+    let cage = QueueCage {
+        account: account(QUEUE_USER)?,
+        spool: config.spool.clone(),
+        maildirs: config.maildirs().map(Path::to_owned).collect(),
+        runtime: config.runtime_dir.clone(),
+        read: config.delivery.trust.iter().cloned().collect(),
+        policy: policy(&config),
+    };
+    let caged = sandbox::queue(&cage).map_err(failed)?;
+    for missing in &caged.missing {
+        tracing::warn!(event = "sandbox_part_missing", part = %missing);
+    }
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(processors).enable_all().build().map_err(failed)?;
+    let ended = runtime.block_on(async {
+        let (to_delivery, jobs) = mpsc::channel(CHANNEL);
+        let (to_queue, outcomes) = mpsc::channel(CHANNEL);
+        tokio::spawn(delivery.begin(jobs, to_queue));
+        crate::queue::run(settings, (to_delivery, outcomes)).await
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    ended.map(|()| Status::Ok).map_err(failed)
+}
+
+fn queue_settings(config: &Config, zone: TimeZone) -> Result<QueueSettings, Failure> {
+    let delivery = &config.delivery;
+    Ok(QueueSettings {
+        spool: config.spool.clone(),
+        handoff: config.jail().join("queue"),
+        control: config.queue_control(),
+        tickets: config.tickets(),
+        peers: vec![account_of(FRONT_USER)?],
+        message_size: config.limits.message_size.0,
+        schedule: Schedule {
+            first_retry: delivery.first_retry,
+            longest_retry: delivery.longest_retry,
+            give_up: delivery.give_up,
+            warn_after: WARN_AFTER,
+        },
+        active: ActiveLimits::default(),
+        reporter: reporter(config.hostname.to_string(), zone.clone()),
+        zone,
+    })
+}
+
+/// What delivery will start with, but for the client certificate, which the key process shows.
+struct Plan {
+    hostname: String,
+    routes: Routes,
+    per_destination: usize,
+    resolver: Arc<Resolver>,
+    roots: Arc<RootCertStore>,
+    secrets: Arc<dyn Secrets>,
+    keys: PathBuf,
+    certificate: Certificate,
+}
+
+/// Whether servers that ask are shown a certificate.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Certificate {
+    Shown,
+    None,
+}
+
+impl Plan {
+    fn new(config: &Config) -> Result<Self, Failure> {
+        let trust = config.delivery.trust.clone().map_or(Trust::System, Trust::File);
+        let servers = if config.delivery.resolver.is_empty() {
+            NameServers::of_host()
+        } else {
+            NameServers::configured(config.delivery.resolver.clone())
+        };
+        let keys = config.jail().join("keys");
+        Ok(Self {
+            hostname: config.hostname.to_string(),
+            routes: routes(config),
+            per_destination: config.delivery.connections,
+            resolver: Arc::new(Resolver::new(servers, Hosts::of_host())),
+            roots: Arc::new(trust.load().map_err(failed)?),
+            secrets: if config.secrets().is_empty() { Arc::new(NoSecrets) } else { Arc::new(KeptByKeys::new(keys.clone())) },
+            keys,
+            certificate: if config.tls.client.is_some() { Certificate::Shown } else { Certificate::None },
+        })
+    }
+
+    /// Starts delivery. Where a certificate is to be shown it waits for the key process: a server that wants one would refuse mail for good without it.
+    async fn begin(self, jobs: mpsc::Receiver<Job>, outcomes: mpsc::Sender<Outcomes>) {
+        let client_certificate = match self.certificate {
+            Certificate::Shown => Some(meet(self.keys).await.client_certs()),
+            Certificate::None => None,
+        };
+        let settings = Settings {
+            hostname: self.hostname,
+            routes: self.routes,
+            per_destination: self.per_destination,
+            connections: CONNECTIONS,
+            idle: IDLE,
+            resolver: self.resolver,
+            roots: self.roots,
+            client_certificate,
+            secrets: self.secrets,
+            timeouts: Timeouts::default(),
+            mx_port: 25,
+        };
+        Delivery::start(settings, jobs, outcomes);
+    }
+}
+
+async fn meet(path: PathBuf) -> Arc<Keys> {
+    let mut pause = Duration::from_millis(50);
+    loop {
+        match connect(path.clone()).await {
+            Ok(keys) => return keys,
+            Err(error) => tracing::warn!(event = "waiting_for_keys", error = %error),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(2));
+    }
+}
+
+async fn connect(path: PathBuf) -> Result<Arc<Keys>, KeysError> {
+    tokio::task::spawn_blocking(move || Keys::connect(path)).await.unwrap_or(Err(KeysError::GivenUp))
+}
+
+/// Passwords of smart hosts, asked for when a login needs one and not kept.
+struct KeptByKeys {
+    path: PathBuf,
+    keys: OnceCell<Arc<Keys>>,
+}
+
+impl KeptByKeys {
+    fn new(path: PathBuf) -> Self {
+        Self { path, keys: OnceCell::new() }
+    }
+
+    async fn ask(&self, name: &str) -> Result<Zeroizing<String>, KeysError> {
+        self.keys.get_or_try_init(|| connect(self.path.clone())).await?.secret(name).await
+    }
+}
+
+impl Secrets for KeptByKeys {
+    fn secret<'a>(&'a self, name: &'a str) -> Asked<'a> {
+        Box::pin(async move {
+            self.ask(name).await.map_err(|error| match error {
+                KeysError::Refused(Reason::Unknown) => SecretError::Unknown(name.to_owned()),
+                other => SecretError::Unavailable(other.to_string()),
+            })
+        })
+    }
+}
+
+fn routes(config: &Config) -> Routes {
+    Routes::new(config.routes.iter().map(rule).collect())
+}
+
+fn rule(route: &config::Route) -> Rule {
+    let domains = route.domains.iter().map(|pattern| match pattern {
+        config::Pattern::Exact(name) => Pattern::Exact(name.clone()),
+        config::Pattern::Below(name) => Pattern::Below(format!(".{name}")),
+        config::Pattern::Any => Pattern::Any,
+    });
+    let target = match &route.target {
+        config::Target::SmartHosts(hosts) => Route::SmartHosts(hosts.iter().map(smart_host).collect()),
+        config::Target::Mx => Route::Mx,
+        config::Target::Maildir(path) => Route::Maildir(path.clone()),
+    };
+    Rule { domains: domains.collect(), route: Arc::new(target) }
+}
+
+fn smart_host(host: &config::SmartHost) -> SmartHost {
+    SmartHost {
+        host: host.host.to_string(),
+        port: host.port,
+        tls: match host.tls {
+            config::SmartHostTls::None => TlsDemand::None,
+            config::SmartHostTls::Opportunistic => TlsDemand::Opportunistic,
+            config::SmartHostTls::Required => TlsDemand::Required,
+        },
+        login: host.login.as_ref().map(|login| Login { user: login.user.clone(), secret: login.secret.clone() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::smtp::address::Domain;
+
+    /// The two notions of a pattern must be one.
+    #[test]
+    fn delivery_finds_the_route_that_the_configuration_means() {
+        let text = "listen: [{ address: \"127.0.0.1:1\", tls: starttls }]\nroutes:\n  - { domains: [Archive.example, .Inner.example], maildir: /a }\n  - { domains: [bücher.example], mx: direct }\n  - domains: [\"*\"]\n    smart_hosts: [{ host: \"::1\", tls: none }, { host: R.example, user: u, secret: s }]\n";
+        let config = Config::parse(text, Path::new("t")).unwrap();
+        let routes = routes(&config);
+        let found = |domain: &str| routes.find(&Domain::parse(domain).unwrap()).unwrap().clone();
+
+        assert_eq!(*found("ARCHIVE.example"), Route::Maildir("/a".into()));
+        assert_eq!(*found("x.inner.example"), Route::Maildir("/a".into()));
+        assert_eq!(*found("xn--bcher-kva.example"), Route::Mx);
+        let Route::SmartHosts(hosts) = &*found("inner.example") else { panic!("no smart hosts") };
+        assert_eq!(hosts[0], SmartHost { host: "::1".into(), port: 25, tls: TlsDemand::None, login: None });
+        assert_eq!((hosts[1].host.as_str(), hosts[1].port, hosts[1].tls), ("r.example", 587, TlsDemand::Required));
+        assert_eq!(hosts[1].login, Some(Login { user: "u".into(), secret: "s".into() }));
+    }
+}
