@@ -249,6 +249,15 @@ root_test! {
         assert_eq!(words(&helper.asks("mustchange", "right")), "must-change acct 12 password-aged");
     }
 
+    fn a_starter_that_ignores_the_end_of_children_does_no_harm() {
+        let helper = Stage::new(SCRIPTED).script("first", "exit 0\n").through("perl -e '$SIG{CHLD} = \"IGNORE\"; exec @ARGV' --").start();
+
+        for _ in 0..3 {
+            assert_eq!(words(&helper.asks("bob", "right")), "accept");
+        }
+        assert_eq!(children(helper.pid()), [helper.template()], "no template is left over");
+    }
+
     fn a_supervisor_s_end_is_the_helper_s() {
         let stage = Stage::new(UNIX).set("SUPERVISED", &std::process::id().to_string());
         let helper = stage.start();
@@ -399,6 +408,10 @@ root_test! {
             scope.spawn(|| helper.asks("hanger", "right"));
             let worker = helper.worker();
             waits_for("the module's program", || children(worker).first().copied());
+            for pid in [helper.template(), worker] {
+                let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+                assert!(status.contains("SigBlk:\t0000000000000000"), "{pid}: nothing is blocked\n{status}");
+            }
             for pid in [helper.pid(), helper.template(), worker] {
                 let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
                 for line in ["NoNewPrivs:\t1", "CapBnd:\t0000000000000004", "CapPrm:\t0000000000000004", "CapInh:\t0000000000000000", "CapAmb:\t0000000000000000", "Threads:\t1"] {

@@ -8,7 +8,7 @@ use std::io;
 
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Gid, getgroups, getppid, setgroups};
 
 use crate::settings::LowPorts;
@@ -19,6 +19,12 @@ pub(crate) fn no_core() -> io::Result<()> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     prctl::set_dumpable(false)?;
     Ok(())
+}
+
+/// Signals as a program may expect them: none blocked, children waited for.
+pub(crate) fn plain_signals() -> io::Result<()> {
+    SigSet::empty().thread_set_mask()?;
+    sys::default_child_signal()
 }
 
 /// The helper ends with the supervisor that started it, however that one ends.

@@ -124,6 +124,7 @@ fn listen() -> Result<(), Refusal> {
     if let Some(supervisor) = settings.supervisor {
         harden::end_with(supervisor).map_err(Refusal::what("following the supervisor"))?;
     }
+    harden::plain_signals().map_err(Refusal::what("resetting signals"))?;
     harden::no_core().map_err(Refusal::what("switching cores off"))?;
     let socket = match passed {
         Some(passed) => socket::listener_from(passed),
@@ -136,7 +137,7 @@ fn listen() -> Result<(), Refusal> {
     brood::adopt_orphans().map_err(|error| Refusal::what("becoming a subreaper")(error.into()))?;
     harden::drop_privileges(settings.low_ports).map_err(Refusal::what("dropping capabilities"))?;
 
-    // Blocked and read in the loop; the programs we start get an empty mask from std.
+    // Blocked and read in the loop; the template takes the mask off again.
     let mut ends = SigSet::empty();
     ends.add(Signal::SIGTERM);
     ends.add(Signal::SIGINT);

@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::libc::{self, c_int, c_long, c_uint, c_ulong};
+use nix::sys::signal::{SigHandler, Signal};
 use nix::sys::socket::ControlMessageOwned;
 use nix::unistd::{ForkResult, Pid};
 
@@ -63,6 +64,14 @@ pub(crate) fn fork() -> io::Result<Option<Pid>> {
 pub(crate) fn exit_now(status: c_int) -> ! {
     // SAFETY: _exit does not return and runs no code of this process.
     unsafe { libc::_exit(status) }
+}
+
+/// Gives SIGCHLD its default action: whoever started us may have had it ignored, and then neither we nor a
+/// module (`pam_exec` answers 4) can wait for a child.
+pub(crate) fn default_child_signal() -> io::Result<()> {
+    // SAFETY: SIG_DFL is no function of ours, so nothing of ours can run in a signal handler.
+    unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigDfl) }?;
+    Ok(())
 }
 
 /// Closes every descriptor above standard error but `keep`. The process owns none of them any more

@@ -65,6 +65,7 @@ pub(crate) fn run(loading: Loading, rules: Rules) -> io::Result<()> {
     prctl::set_name(c"auth-template")?;
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     harden::no_core()?;
+    harden::plain_signals()?;
     brood::adopt_orphans()?;
     umask(Mode::S_IRWXG | Mode::S_IRWXO);
     std::env::set_current_dir("/")?;
