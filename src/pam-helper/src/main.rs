@@ -50,7 +50,8 @@ use crate::template::Loading;
 use crate::tickets::Mint;
 use crate::workshop::Workshop;
 
-/// sysexits.h: something that was needed is not there, no permission, configuration.
+/// sysexits.h: usage, something that was needed is not there, no permission, configuration.
+const EX_USAGE: u8 = 64;
 const EX_UNAVAILABLE: u8 = 69;
 const EX_NOPERM: u8 = 77;
 const EX_CONFIG: u8 = 78;
@@ -93,9 +94,16 @@ fn main() -> ExitCode {
             println!("pamrelay-auth {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
         }
+        Some("--help") => {
+            println!(
+                "usage: pamrelay-auth\nAnswers pamrelay's questions about passwords. Settings, from the environment [default]:\n\n{}",
+                settings::help()
+            );
+            ExitCode::SUCCESS
+        }
         Some(_) => {
-            eprintln!("usage: pamrelay-auth\nIts settings come from the environment; pamrelay-auth(8) lists them.");
-            ExitCode::from(64)
+            eprintln!("usage: pamrelay-auth [--help | --version]");
+            ExitCode::from(EX_USAGE)
         }
     }
 }

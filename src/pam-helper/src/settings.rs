@@ -1,24 +1,6 @@
 //! The helper's few settings, from its environment (`/run/pamrelay/active/auth.env`).
 //!
-//! | variable | default | what |
-//! |---|---|---|
-//! | `PAMRELAY_SERVICE` | `smtp` | the PAM service, a file in /etc/pam.d; never part of a question |
-//! | `PAMRELAY_MIN_UID` | `1000` | accounts below may not send |
-//! | `PAMRELAY_GROUPS` | none | comma-separated, at most 32; when set, only their members may send |
-//! | `PAMRELAY_DEADLINE_MS` | `10000` | a question is answered by then, counted from its arrival |
-//! | `PAMRELAY_WORKERS` | `8` | workers at once |
-//! | `PAMRELAY_SLOW_WORKERS` | `24` | workers beyond those, when that many have been busy for more than a second |
-//! | `PAMRELAY_WAITING` | `512` | questions that wait for a worker; more are answered *unavailable* |
-//! | `PAMRELAY_WORKER_MEMORY_MIB` | `512` | address space of one worker (less than 32 looks like wrong passwords) |
-//! | `PAMRELAY_ACCOUNT_FAILURES_PER_MINUTE` | `5` | refused passwords for one account |
-//! | `PAMRELAY_ACCOUNT_FAILURES_PER_HOUR` | `20` | the same, longer view |
-//! | `PAMRELAY_FAILURES_PER_SECOND` | `20` | refused passwords in all; ten seconds' worth may come at once |
-//! | `PAMRELAY_TICKET_LIFETIME_S` | `3600` | the longest session that the front permits |
-//! | `PAMRELAY_RUNTIME` | `/run/pamrelay` | the ticket keys are the file `tickets` in it |
-//! | `PAMRELAY_SOCKET` | `<runtime>/jail/auth` | bound only when no socket is passed (LISTEN_FDS) |
-//! | `PAMRELAY_FRONT_USER` | `pamrelay` | the one user beside root that may ask |
-//! | `PAMRELAY_QUEUE_GROUP` | `pamrelay-queue` | the one group that may read the ticket keys |
-//! | `PAMRELAY_LOW_PORTS` | `no` | `yes` keeps CAP_NET_BIND_SERVICE, which NIS shadow maps need |
+//! [`TABLE`] lists them, and `pamrelay-auth --help` prints it.
 //!
 //! `pamrelay run` adds `PAMRELAY_SUPERVISED`, its own pid: the helper does not outlive it.
 //!
@@ -29,6 +11,27 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pamrelay_authwire::{MAX_GROUPS, MAX_NAME};
+
+/// Name (behind `PAMRELAY_`), default, meaning.
+const TABLE: &[(&str, &str, &str)] = &[
+    ("SERVICE", "smtp", "the PAM service, a file in /etc/pam.d; never part of a question"),
+    ("MIN_UID", "1000", "accounts below may not send"),
+    ("GROUPS", "", "comma-separated, at most 32; when set, only their members may send"),
+    ("DEADLINE_MS", "10000", "a question is answered by then, counted from its arrival"),
+    ("WORKERS", "8", "workers at once"),
+    ("SLOW_WORKERS", "24", "workers beyond those, while others wait for a back end rather than compute"),
+    ("WAITING", "512", "questions that wait for a worker; more are answered unavailable"),
+    ("WORKER_MEMORY_MIB", "512", "address space of one worker (less than 32 looks like wrong passwords)"),
+    ("ACCOUNT_FAILURES_PER_MINUTE", "5", "refused passwords for one account"),
+    ("ACCOUNT_FAILURES_PER_HOUR", "20", "the same, longer view"),
+    ("FAILURES_PER_SECOND", "20", "refused passwords in all; ten seconds' worth may come at once"),
+    ("TICKET_LIFETIME_S", "3600", "the longest session that the front permits"),
+    ("RUNTIME", "/run/pamrelay", "the ticket keys are the file tickets in it"),
+    ("SOCKET", "/run/pamrelay/jail/auth", "bound only when no socket is passed (LISTEN_FDS)"),
+    ("FRONT_USER", "pamrelay", "the one user beside root that may ask"),
+    ("QUEUE_GROUP", "pamrelay-queue", "the one group that may read the ticket keys"),
+    ("LOW_PORTS", "no", "yes keeps CAP_NET_BIND_SERVICE, which NIS shadow maps need"),
+];
 
 /// What the listener needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,26 +68,6 @@ pub(crate) enum LowPorts {
     Dropped,
 }
 
-const NAMES: &[&str] = &[
-    "SERVICE",
-    "MIN_UID",
-    "GROUPS",
-    "DEADLINE_MS",
-    "WORKERS",
-    "SLOW_WORKERS",
-    "WAITING",
-    "WORKER_MEMORY_MIB",
-    "ACCOUNT_FAILURES_PER_MINUTE",
-    "ACCOUNT_FAILURES_PER_HOUR",
-    "FAILURES_PER_SECOND",
-    "TICKET_LIFETIME_S",
-    "RUNTIME",
-    "SOCKET",
-    "FRONT_USER",
-    "QUEUE_GROUP",
-    "LOW_PORTS",
-];
-
 /// Not for administrators, so not in the table.
 const SUPERVISED: &str = "SUPERVISED";
 
@@ -93,7 +76,7 @@ impl Settings {
     pub(crate) fn read(variables: impl Iterator<Item = (String, String)>) -> Result<Self, Vec<String>> {
         let ours = variables.filter_map(|(name, value)| Some((name.strip_prefix("PAMRELAY_")?.to_owned(), value)));
         let mut reader = Reader { values: ours.collect(), mistakes: Vec::new() };
-        let unknown = reader.values.iter().filter(|(name, _)| name != SUPERVISED && !NAMES.contains(&name.as_str()));
+        let unknown = reader.values.iter().filter(|(name, _)| name != SUPERVISED && TABLE.iter().all(|row| row.0 != name));
         reader.mistakes = unknown.map(|(name, _)| format!("PAMRELAY_{name}: there is no such setting")).collect();
 
         let rules = Rules {
@@ -122,6 +105,15 @@ impl Settings {
         };
         if reader.mistakes.is_empty() { Ok(settings) } else { Err(reader.mistakes) }
     }
+}
+
+/// The table as text.
+pub(crate) fn help() -> String {
+    let rows = TABLE.iter().map(|(name, default, what)| {
+        let default = if default.is_empty() { String::new() } else { format!(" [{default}]") };
+        format!("  PAMRELAY_{name}{default}\n      {what}\n")
+    });
+    rows.collect()
 }
 
 impl Rules {
@@ -233,10 +225,27 @@ mod tests {
     }
 
     #[test]
-    fn every_documented_variable_is_known_and_the_other_way_round() {
-        let documented = include_str!("settings.rs").lines().filter_map(|line| line.strip_prefix("//! | `PAMRELAY_")?.split('`').next());
+    fn the_table_tells_the_true_defaults() {
+        let by_default = read(&[]).unwrap();
 
-        assert!(documented.eq(NAMES.iter().copied()));
+        for (name, default, _) in TABLE {
+            assert_eq!(read(&[(&format!("PAMRELAY_{name}"), default)]).as_ref(), Ok(&by_default), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_setting_in_the_table_has_an_effect() {
+        let by_default = read(&[]);
+
+        for (name, _, _) in TABLE {
+            let value = match *name {
+                "RUNTIME" | "SOCKET" => "/elsewhere",
+                "LOW_PORTS" => "yes",
+                "SERVICE" | "GROUPS" | "FRONT_USER" | "QUEUE_GROUP" => "another",
+                _ => "100",
+            };
+            assert_ne!(read(&[(&format!("PAMRELAY_{name}"), value)]), by_default, "{name}");
+        }
     }
 
     #[test]
