@@ -142,6 +142,8 @@ impl<S: QueueStore> Dispatch<S> {
                 looked = found(&mut self.looking) => self.take(looked),
                 () = self.look.notified() => self.next_look = Instant::now(),
                 () = sleep_until(self.next_look), if self.may_look() => self.look_up(),
+                // A place in memory may have become free, so that it is worth looking.
+                Some(_) = self.settling.join_next() => {}
                 _ = stop.wait_for(|stop| *stop) => break,
             }
             while self.settling.try_join_next().is_some() {}

@@ -12,6 +12,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use tokio::net::UnixListener;
@@ -99,7 +100,7 @@ pub async fn run_until(
     let (stopper, stop) = watch::channel(false);
 
     let own = rustix::process::geteuid().as_raw();
-    let control = tokio::spawn(control::serve(control, Arc::clone(&store), Peers(vec![0, own]), look));
+    let control = tokio::spawn(control::serve(control, Arc::clone(&store), Peers(vec![0, own]), look, stop.clone()));
     let server = tokio::spawn(serve(listener, Arc::new(door), Peers(settings.peers), stop.clone()));
     let mut dispatching = tokio::spawn(dispatch.run(jobs, stop));
     tracing::info!(event = "started", role = "queue", spool = %settings.spool.display());
@@ -113,15 +114,26 @@ pub async fn run_until(
     };
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]); // nobody is left to tell if it fails
     let _ = stopper.send(true);
-    let _ = server.await; // a panic in it was told of by the runtime
+    let _ = tokio::join!(server, control); // a panic in them was told of by the runtime
     let ended = match ended {
         Some(ended) => ended,
         None => dispatching.await,
     };
-    control.abort();
-    drop(store);
+    closed(store).await;
     tracing::info!(event = "ended", role = "queue");
     Ok(ended.unwrap_or(Err(DeliveryGone))?)
+}
+
+/// Closes the database, once the tasks that were cut short have let go of it.
+async fn closed(mut store: Arc<SqliteStore>) {
+    for _ in 0..100 {
+        match Arc::try_unwrap(store) {
+            Ok(last) => return drop(last),
+            Err(shared) => store = shared,
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tracing::info!(event = "store-open", reason = "somebody still waits for it; the log will be read at the next start");
 }
 
 /// The listener that was passed by systemd or the supervisor, or one of our own.

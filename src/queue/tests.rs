@@ -83,15 +83,21 @@ impl Role {
         let (end, ended) = oneshot::channel();
         let role = tokio::spawn(run_until(settings, (to_delivery, from_delivery), async move { _ = ended.await }));
         self.running = Some(Running { jobs, outcomes, end, role });
-        while !self.path("queue/control").exists() || UnixStream::connect(self.path("handoff")).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let listens = async {
+            while UnixStream::connect(self.path("queue/control")).await.is_err() || UnixStream::connect(self.path("handoff")).await.is_err()
+            {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(SOON, listens).await.expect("the role starts");
     }
 
     async fn end(&mut self) {
-        let running = self.running.take().unwrap();
+        let mut running = self.running.take().unwrap();
         running.end.send(()).unwrap();
-        drop((running.jobs, running.outcomes));
+        // As delivery does: it ends when there will be no more jobs.
+        while timeout(SOON, running.jobs.recv()).await.expect("the queue ends").is_some() {}
+        drop(running.outcomes);
         running.role.await.unwrap().unwrap();
     }
 

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, BufWriter};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::JoinSet;
 
 use super::protocol::{Entry, Filter, Note, REQUEST_LIMIT, Request, Shown, Target};
 use crate::delivery::job::Body;
@@ -53,15 +54,24 @@ pub fn bind(path: &Path) -> Result<UnixListener, ControlError> {
     UnixListener::bind(path).map_err(failed("bind"))
 }
 
-/// Serves until it is dropped. `look` is told when something became due.
-pub async fn serve<S: QueueStore>(listener: UnixListener, store: Arc<S>, peers: Peers, look: Arc<Notify>) {
+/// Serves until `stop` is true. `look` is told when something became due.
+pub async fn serve<S: QueueStore>(listener: UnixListener, store: Arc<S>, peers: Peers, look: Arc<Notify>, mut stop: watch::Receiver<bool>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut conversations = JoinSet::new();
     loop {
-        let Ok(room) = Arc::clone(&room).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) if peers.include(&stream) => {
+        let next = async {
+            let room = Arc::clone(&room).acquire_owned().await.map_err(io::Error::other)?;
+            let (stream, _) = listener.accept().await?;
+            Ok::<_, io::Error>((stream, room))
+        };
+        let accepted = tokio::select! {
+            accepted = next => accepted,
+            _ = stop.wait_for(|stop| *stop) => break,
+        };
+        match accepted {
+            Ok((stream, room)) if peers.include(&stream) => {
                 let (store, look) = (Arc::clone(&store), Arc::clone(&look));
-                tokio::spawn(async move {
+                conversations.spawn(async move {
                     let _room = room;
                     if let Err(error) = attend(stream, &*store, &look).await {
                         tracing::info!(event = "control-ended", reason = %error);
@@ -74,7 +84,9 @@ pub async fn serve<S: QueueStore>(listener: UnixListener, store: Arc<S>, peers: 
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
+        while conversations.try_join_next().is_some() {}
     }
+    conversations.shutdown().await;
 }
 
 /// One request and its answer.
