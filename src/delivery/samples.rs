@@ -15,10 +15,14 @@ pub(crate) fn recipient(text: &str) -> Recipient {
     Recipient { mailbox: mailbox(text), notify: Notify::Unspecified, original: None }
 }
 
+pub(crate) fn id(number: u64) -> QueueId {
+    QueueId::of_number(number).expect("the tests count from 1")
+}
+
 /// A small message; an empty sender is the null path.
 pub(crate) fn job(sender: &str, recipients: &[&str]) -> Job {
     Job {
-        id: QueueId::of_number(1).expect("not zero"),
+        id: id(1),
         sender: if sender.is_empty() { ReversePath::Null } else { ReversePath::Mailbox(mailbox(sender)) },
         body: BodyType::SevenBit,
         international: International::Ascii,

@@ -17,7 +17,6 @@ use super::job::{Account, Body, Job, Origin, Outcome, Outcomes, PassedOn, Recipi
 use super::resolver::{Hosts, NameServers, Resolver};
 use super::route::{Login, Pattern, Route, Routes, Rule, SmartHost, TlsDemand};
 use super::*;
-use crate::handoff::QueueId;
 
 const ALL: [&str; 5] = ["PIPELINING", "8BITMIME", "SMTPUTF8", "DSN", "SIZE 1000000"];
 
@@ -107,12 +106,12 @@ fn account(outcome: &Outcome) -> &Account {
     }
 }
 
-fn numbered(count: usize) -> Vec<Job> {
+fn numbered(count: u64) -> Vec<Job> {
     (0..count)
         .map(|number| {
             let mut job = samples::job("s@a.example", &["x@b.example", "y@b.example"]);
-            job.id = QueueId::of_number(number as u64 + 1).expect("not zero");
-            job.content = samples::content(&format!("Subject: {number}\r\n\r\nbody\r\n"));
+            job.id = samples::id(number + 1);
+            job.content = samples::content(&format!("Subject: {}\r\n\r\nbody\r\n", job.id));
             job
         })
         .collect()
@@ -304,7 +303,7 @@ async fn refused_recipients_leave_the_next_message_clean() {
             .map(|number| {
                 let to = if number % 2 == 0 { "bad@b.example" } else { "good@b.example" };
                 let mut job = samples::job("s@a.example", &[to]);
-                job.id = QueueId::of_number(number + 1).expect("not zero");
+                job.id = samples::id(number + 1);
                 job
             })
             .collect();
@@ -741,8 +740,7 @@ fn every_recipient_is_answered_once_by_a_server_that_dies_at_random() {
                 arrived.entry(taken.content).or_default().extend(taken.recipients);
             }
             for ((id, number), outcome) in &found {
-                let subject = id.trim_start_matches('m');
-                let content = format!("Received: x\r\nSubject: {subject}\r\n\r\nbody\r\n").into_bytes();
+                let content = format!("Received: x\r\nSubject: {id}\r\n\r\nbody\r\n").into_bytes();
                 let address = if number.0 == 0 { "x@b.example" } else { "y@b.example" };
                 let times = arrived.get(&content).map_or(0, |all| all.iter().filter(|to| *to == address).count());
                 match outcome {
