@@ -5,8 +5,7 @@
 use jiff::Zoned;
 
 use super::{Kind, Original, Part, Told, action, cut, date};
-use crate::delivery::job::{Account, Origin};
-use crate::smtp::envelope::Recipient;
+use crate::delivery::job::Origin;
 
 /// Where a long line is folded, if there is a blank.
 const FOLD: usize = 76;

@@ -2,7 +2,6 @@
 
 use super::{Kind, Original, Part, Told, action, cut, date};
 use crate::delivery::job::{Account, Origin};
-use crate::smtp::envelope::Recipient;
 use crate::smtp::status::{Class, EnhancedStatus};
 
 /// Lines are filled to about this many characters.
