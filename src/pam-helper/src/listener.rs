@@ -25,12 +25,14 @@ use pamrelay_authwire::{Cause, Outcome, Phase, Question, QuestionFrame, Reason, 
 
 use crate::asker::{self, Asker, Dropped};
 use crate::check;
+use crate::job::News;
 use crate::limits::{AccountKey, Limits};
 use crate::log::{Level, Line, Session};
 use crate::settings::Settings;
 use crate::socket;
+use crate::templates::Readiness;
 use crate::tickets::{Mint, Rotation};
-use crate::workshop::{News, Readiness, Source, Workshop};
+use crate::workshop::{Source, Workshop};
 
 /// Connections that have not sent their question yet.
 const MOST_ASKERS: usize = 64;

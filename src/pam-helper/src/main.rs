@@ -16,6 +16,7 @@ mod brood;
 mod check;
 mod control;
 mod harden;
+mod job;
 mod judge;
 mod limits;
 mod listener;
@@ -28,6 +29,7 @@ mod settings;
 mod socket;
 mod sys;
 mod template;
+mod templates;
 mod tickets;
 mod worker;
 mod workshop;
@@ -111,9 +113,10 @@ fn main() -> ExitCode {
 /// Checks everything, gives up everything that is not needed, and serves.
 fn listen() -> Result<(), Refusal> {
     let passed = socket::inherited(); // before any descriptor is opened
-    let settings =
-        Settings::read(std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))))
-            .map_err(|reasons| Refusal { status: EX_CONFIG, reasons })?;
+    let settings = Settings::read(
+        std::env::vars_os().map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())),
+    )
+    .map_err(|reasons| Refusal { status: EX_CONFIG, reasons })?;
     if !geteuid().is_root() {
         return Err(Refusal::new(EX_NOPERM, "must be started as root: PAM modules read the password files"));
     }
