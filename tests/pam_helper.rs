@@ -40,6 +40,22 @@ root_test! {
         assert!(!helper.log().contains("horse"), "{}", helper.log());
     }
 
+    fn the_debian_stack_tells_the_owner_of_an_account_what_is_wrong_with_it() {
+        let helper = Stage::new(include_str!("../pam.d/debian/smtp")).start();
+
+        for (user, expected) in [
+            ("bob", "accept"),
+            ("expired", "expired acct 13 account-expired"),
+            ("inactive", "expired acct 27 account-expired"),
+            ("mustchange", "must-change acct 12 password-aged"),
+            ("aged", "must-change acct 12 password-aged"),
+            ("locked", "reject auth 7 refused"),
+        ] {
+            assert_eq!(words(&helper.asks(user, "right")), expected, "{user}");
+            assert_eq!(words(&helper.asks(user, "wrong")), "reject auth 7 refused", "{user}");
+        }
+    }
+
     fn accounts_that_may_not_log_in_are_told_apart() {
         let helper = Stage::new(UNIX).start();
 
