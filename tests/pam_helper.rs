@@ -56,6 +56,24 @@ root_test! {
         }
     }
 
+    fn the_red_hat_stack_works_with_a_password_auth_like_theirs() {
+        let stage = Stage::new(include_str!("../pam.d/redhat/smtp"));
+        let theirs = "auth required pam_env.so\nauth sufficient pam_unix.so nullok\nauth required pam_deny.so\n\
+            account required pam_unix.so\naccount sufficient pam_localuser.so\naccount required pam_permit.so\n";
+        fs::write(stage.dir().join("pam.d/password-auth"), theirs).unwrap();
+        let helper = stage.start();
+
+        for (user, password, expected) in [
+            ("bob", "right", "accept"),
+            ("bob", "wrong", "reject auth 7 refused"),
+            ("empty", "x", "reject auth 7 refused"),
+            ("expired", "right", "expired acct 13 account-expired"),
+            ("mustchange", "right", "must-change acct 12 password-aged"),
+        ] {
+            assert_eq!(words(&helper.asks(user, password)), expected, "{user}");
+        }
+    }
+
     fn accounts_that_may_not_log_in_are_told_apart() {
         let helper = Stage::new(UNIX).start();
 

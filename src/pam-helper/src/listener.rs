@@ -38,6 +38,8 @@ use crate::workshop::{Source, Workshop};
 const MOST_ASKERS: usize = 64;
 /// How long an idle listener sleeps at most: the ticket keys may be due.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+/// Lines about dropped peers.
+const DROPS_PER_SECOND: u32 = 10;
 /// After an accept that failed for want of something (descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -53,6 +55,7 @@ pub(crate) struct Listener {
     pub(crate) running: Vec<(u64, Pending)>,
     pub(crate) accept_again: Option<Instant>,
     pub(crate) rotate_again: Option<Instant>,
+    pub(crate) drops: Drops,
     /// SIGTERM and SIGINT, without blocking.
     pub(crate) signals: SignalFd,
 }
@@ -198,7 +201,7 @@ impl Listener {
             }
             Err(dropped) => {
                 self.askers.swap_remove(at);
-                log_dropped(&dropped);
+                self.drops.log(&dropped, now);
             }
         }
     }
@@ -232,7 +235,7 @@ impl Listener {
         self.askers.retain(|asker| {
             let slow = asker.is_slow(now);
             if slow {
-                log_dropped(&Dropped::Slow);
+                self.drops.log(&Dropped::Slow, now);
             }
             !slow
         });
@@ -364,8 +367,34 @@ impl Pending {
     }
 }
 
-fn log_dropped(dropped: &Dropped) {
-    if *dropped != Dropped::Silent {
-        Line::event(Level::Warning, "dropped").with("reason", dropped).write();
+/// Lines about peers that were dropped: a front end gone mad must not fill the disk with them.
+pub(crate) struct Drops {
+    since: Instant,
+    lines: u32,
+    unsaid: u64,
+}
+
+impl Drops {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { since: now, lines: 0, unsaid: 0 }
+    }
+
+    fn log(&mut self, dropped: &Dropped, now: Instant) {
+        if *dropped == Dropped::Silent {
+            return; // a probe, such as a check that the helper listens
+        }
+        if now.saturating_duration_since(self.since) >= Duration::from_secs(1) {
+            (self.since, self.lines) = (now, 0);
+        }
+        if self.lines >= DROPS_PER_SECOND {
+            self.unsaid += 1;
+            return;
+        }
+        self.lines += 1;
+        let mut line = Line::event(Level::Warning, "dropped").with("reason", dropped);
+        if self.unsaid > 0 {
+            line = line.with("unsaid", std::mem::take(&mut self.unsaid));
+        }
+        line.write();
     }
 }

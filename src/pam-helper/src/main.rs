@@ -45,7 +45,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Group, User, geteuid};
 
 use crate::limits::Limits;
-use crate::listener::Listener;
+use crate::listener::{Drops, Listener};
 use crate::log::{Level, Line};
 use crate::settings::{Rules, Settings};
 use crate::template::Loading;
@@ -176,6 +176,7 @@ fn listen() -> Result<(), Refusal> {
         running: Vec::new(),
         accept_again: None,
         rotate_again: None,
+        drops: Drops::new(Instant::now()),
         signals,
     };
     notify::ready();
