@@ -86,7 +86,7 @@ class MailPrograms(WithRelay):
     def smtplib(self, connection, subject):
         with connection:
             connection.login(*bed.DEMO)
-            connection.sendmail("demo@relay.test", [TO], lines(subject).encode())
+            connection.sendmail("demo@relay.test", [TO], lines(subject))
         self.check_arrival(subject)
 
     def test_python_smtplib_sends_over_starttls(self):
