@@ -117,6 +117,7 @@ class Relay:
         self.fresh = fresh
         self.process = None
         self.log_path = Path(os.environ["BED_PRIVATE"]) / "tmp/relay.log"
+        self.log_start = 0  # of this start, in bytes
 
     def start(self, wait=True):
         if not CERTS.exists():
@@ -126,25 +127,22 @@ class Relay:
             for entry in SPOOL.iterdir():
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
             self.log_path.write_bytes(b"")
+        self.log_start = self.log_path.stat().st_size
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen([PAMRELAY, "run", "--config", CONFIG], stdin=subprocess.DEVNULL,
                                             stdout=log, stderr=log)
         if wait:
             try:
-                wait_for("the relay answers", self.answers_or_ended, 15)
+                wait_for("every role is ready", self.ready_or_ended, 20)
             except AssertionError as problem:
                 self.stop()
                 raise AssertionError(f"{problem}\n{self.log()}") from None
         return self
 
-    def answers_or_ended(self):
+    def ready_or_ended(self):
         if self.process.poll() is not None:
             raise AssertionError(f"pamrelay run ended with {self.process.returncode}")
-        try:
-            with Client.connect() as client:
-                return client.greeting.startswith("220")
-        except (OSError, AssertionError):
-            return False
+        return b"event=ready role=supervisor" in self.log_path.read_bytes()[self.log_start:]
 
     def stop(self):
         """Asks with SIGTERM, as an administrator does; after 10 s without an end that is a failure."""

@@ -93,7 +93,9 @@ class Check(OwnRelay):
 
 class Queue(OwnRelay):
     def waiting(self, count=1):
-        """A relay with messages that wait for a smart host that is down; their names."""
+        """A relay with messages that wait, because the smart host said "not now" so far; their names."""
+        self.open = False
+        self.sink = self.start_sink(answer=lambda verb, line: "451 4.3.0 not now" if verb == "MAIL" and not self.open else None)
         relay = self.start_relay(delivery={"first_retry": "10m", "longest_retry": "1h", "give_up": "5d"})
         with bed.Client.logged_in(bed.QUICK) as client:
             names = [queue_id(client.mails(bed.letter(unique("waiting"), b"body text\r\n"))) for _ in range(count)]
@@ -118,24 +120,23 @@ class Queue(OwnRelay):
 
     def test_retry_delivers_at_once_what_would_have_waited(self):
         relay, (name,) = self.waiting()
-        sink = self.start_sink()
+        self.open = True
 
         relay.queue("retry", name)
 
-        sink.wait(1, 10)
+        self.sink.wait(1, 10)
         bed.wait_for("the queue is empty", lambda: not relay.queue_json("list"))
 
     def test_a_held_message_stays_until_it_is_released(self):
         relay, (name,) = self.waiting()
         relay.queue("hold", name)
-        sink = self.start_sink()
+        self.open = True
 
         self.assertRegex(relay.queue("show", name), r"(?i)h[eo]ld")
         time.sleep(1)
-        self.assertEqual(sink.messages, [])
+        self.assertEqual(self.sink.messages, [])
         relay.queue("release", name)
-        relay.queue("retry", name)
-        sink.wait(1, 10)
+        self.sink.wait(1, 10)
 
     def test_delete_removes_one_message_and_no_other(self):
         relay, (first, second) = self.waiting(2)

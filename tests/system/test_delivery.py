@@ -166,7 +166,8 @@ class Trouble(OwnRelay):
         self.assertIn("multipart/report", report.header("Content-Type"))
         for wanted in (b"message/delivery-status", b"bad@far.test", b"Action: failed", b"Status: 5.1.1", b"550 5.1.1 no such user: bad"):
             self.assertIn(wanted, report.data)
-        self.assertNotIn(b"Final-Recipient: rfc822;good@far.test", report.data)
+        self.assertRegex(report.data, rb"Final-Recipient: rfc822; ?bad@far\.test")
+        self.assertNotRegex(report.data, rb"Final-Recipient: rfc822; ?good@far\.test")
 
     def test_a_report_carries_envid_and_orcpt_and_only_the_header_when_asked(self):
         sink = self.start_sink(answer=self.refuse_bad)
@@ -181,7 +182,7 @@ class Trouble(OwnRelay):
 
         report = sink.wait(1, where=lambda message: message.sender == "")[0].data
         self.assertIn(b"Original-Envelope-Id: my+own=id", report)
-        self.assertIn(b"Original-Recipient: rfc822;first@near.test", report)
+        self.assertRegex(report, rb"Original-Recipient: rfc822; ?first@near\.test")
         self.assertNotIn(b"the secret body", report)
 
     def test_nobody_is_told_who_asked_not_to_be_nor_a_null_sender(self):

@@ -174,13 +174,14 @@ class Numbers(OwnRelay):
 
 class Disk(OwnRelay):
     def test_a_full_disk_is_a_temporary_refusal_and_what_was_accepted_stays(self):
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m,mode=700", "bed", bed.SPOOL], check=True)
+        # The relay stops taking mail while 32 MiB are still free, so that it can go on working: 8 MiB are left to fill.
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m,mode=700", "bed", bed.SPOOL], check=True)
         self.addCleanup(subprocess.run, ["umount", "--lazy", bed.SPOOL], check=True)
         subprocess.run(["chown", "pamrelay-queue:pamrelay-queue", bed.SPOOL], check=True)
         relay = self.start_relay()
         accepted, refusal = [], ""
         with bed.Client.logged_in(bed.QUICK) as client:
-            for number in range(60):
+            for number in range(200):
                 subject = unique("disk")
                 body = b"sixteen bytes...\r\n" * (20000 if number % 2 else 100)
                 answer = client.mails(bed.letter(subject, body), expected="250|452")
