@@ -71,13 +71,14 @@ where
     if let Some(greeting) = greeting {
         wire.say(&greeting);
     }
+    let mut heard = Instant::now();
     loop {
         let line = match wire.cut(session.line_limit()) {
             Cut::Line { text, consumed } => (Ok(text), consumed),
             Cut::Bad { fault, consumed } => (Err(fault), consumed),
             Cut::Incomplete { consumed } => {
                 wire.forget(consumed, session.hears_secrets());
-                client.next_input(&mut wire).await?;
+                client.next_input(&mut wire, heard).await?;
                 if matches!(session, Session::Plain(_)) && wire.starts_like_tls() {
                     tracing::info!(event = "tls_on_plain_port", session = %client.id, peer = %client.peer.ip(), hint = "the client is set to SSL/TLS; it should use STARTTLS on this port, or the port for TLS");
                     return wire.close(&Refusal::TLS_ON_PLAIN.into()).await.map(|()| Ended::Closed);
@@ -117,24 +118,26 @@ where
         }
         session = next;
         wire.say(&reply);
+        heard = Instant::now();
     }
 }
 
 impl Client<'_> {
-    /// Sends what is waiting and reads more; says why it closes when there is nothing to wait for any longer.
-    async fn next_input<S>(&self, wire: &mut Wire<S>) -> Result<(), Closed>
+    /// Sends what is waiting and reads more; says why it closes when there is nothing to wait for any longer. The time counts from the last whole
+    /// command, `heard`: a byte now and then does not hold a session.
+    async fn next_input<S>(&self, wire: &mut Wire<S>, heard: Instant) -> Result<(), Closed>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let limits = &self.world.limits;
         wire.flush(limits.command_timeout).await?;
-        let idle = Instant::now() + limits.command_timeout;
+        let idle = heard + limits.command_timeout;
         let mut closing = self.world.closing.clone();
         let refusal = tokio::select! {
-            biased;
-            read = wire.fill() => return read,
-            _ = closing.wait_for(|closing| *closing) => Refusal::HANGING_UP,
+            biased; // the clock first: who never stops sending is not heard for ever
             () = tokio::time::sleep_until(idle.min(self.deadline)) => if idle < self.deadline { Refusal::IDLE } else { Refusal::SESSION_OVER },
+            _ = closing.wait_for(|closing| *closing) => Refusal::HANGING_UP,
+            read = wire.fill() => return read,
         };
         wire.close(&refusal.into()).await?;
         Err(Closed::ByUs)
