@@ -53,6 +53,11 @@ impl Desk {
     }
 
     fn report(&self, kind: Kind<'_>, recipients: &[(Recipient, Account)]) -> Option<Report> {
+        let told: Vec<Told<'_>> = recipients.iter().map(|(recipient, account)| Told { recipient, kind, account }).collect();
+        self.report_on(&told)
+    }
+
+    fn report_on(&self, told: &[Told<'_>]) -> Option<Report> {
         let arrived = at("2026-11-20T11:00:00+01:00[+01:00]");
         let original = Original {
             id: &self.id,
@@ -64,8 +69,7 @@ impl Desk {
             size: self.size.unwrap_or(self.text.len() as u64),
             text: &self.text,
         };
-        let told: Vec<Told<'_>> = recipients.iter().map(|(recipient, account)| Told { recipient, kind, account }).collect();
-        report(&original, &told, &at("2026-11-20T12:00:00+01:00[+01:00]"), "mail.example")
+        report(&original, told, &at("2026-11-20T12:00:00+01:00[+01:00]"), "mail.example")
     }
 
     /// The report as text; the content must be UTF-8.
@@ -105,7 +109,7 @@ fn a_failure_tells_programs_everything_they_need() {
         parts[1].1,
         "Original-Envelope-Id: my+id 1\r\n\
          Reporting-MTA: dns; mail.example\r\n\
-         X-Pamrelay-Queue-ID: q7\r\n\
+         X-Pamrelay-Queue-ID: 0000000000007\r\n\
          Arrival-Date: Fri, 20 Nov 2026 11:00:00 +0100\r\n\
          \r\n\
          Original-Recipient: rfc822; list@b.example\r\n\
@@ -147,7 +151,7 @@ fn the_person_is_told_what_happened_and_what_to_do() {
     let words = parts(&text)[0].1.replace("\r\n", " ").replace("    ", "");
     assert!(words.contains("<x@b.example> failed: relay.example.net[192.0.2.1]:587 said: 550 5.1.1 no such user here"), "{words}");
     assert!(words.contains("Please check its spelling"), "{words}");
-    assert!(words.contains("the number q7"), "{words}");
+    assert!(words.contains("the number 0000000000007"), "{words}");
 }
 
 #[test]
@@ -175,6 +179,31 @@ fn notify_decides_who_is_told_of() {
     let both = [(to("x@b.example", Notify::Never), refused()), (to("y@b.example", Notify::Unspecified), refused())];
     let text = desk.text(Kind::Failure, &both);
     assert!(text.contains("y@b.example") && !text.contains("x@b.example"));
+}
+
+#[test]
+fn recipients_that_fared_differently_are_told_of_in_one_report_failures_first() {
+    let until = at("2026-11-25T11:00:00+01:00[+01:00]");
+    let desk = Desk::new("me@a.example");
+    let (fine, late, lost) =
+        (to("fine@b.example", on(true, true, true)), to("late@b.example", Notify::Unspecified), to("lost@b.example", Notify::Unspecified));
+    let accounts = [account(Class::Success, 0, 0, "250 ok"), account(Class::Transient, 4, 1, "no answer"), refused()];
+    let told = [
+        Told { kind: Kind::Success, recipient: &fine, account: &accounts[0] },
+        Told { kind: Kind::Delay { until: &until }, recipient: &late, account: &accounts[1] },
+        Told { kind: Kind::Failure, recipient: &lost, account: &accounts[2] },
+    ];
+
+    let report = desk.report_on(&told).unwrap();
+
+    let text = String::from_utf8(report.content).unwrap();
+    assert!(text.contains("\r\nSubject: Your message could not be delivered\r\n"));
+    let parts = parts(&text);
+    let places = ["<lost@b.example>", "<late@b.example>", "<fine@b.example>"].map(|name| parts[0].1.find(name).unwrap());
+    assert!(places.is_sorted(), "{}", parts[0].1);
+    let actions: Vec<_> = parts[1].1.lines().filter_map(|line| line.strip_prefix("Action: ")).collect();
+    assert_eq!(actions, ["failed", "delayed", "relayed"]);
+    assert!(parts[2].0.contains("message/rfc822"));
 }
 
 #[test]
@@ -304,7 +333,7 @@ fn python_reads_it_as_it_was_meant() {
          message/delivery-status 7bit\n\
          \x20  Original-Envelope-Id = id\n\
          \x20  Reporting-MTA = dns; mail.example\n\
-         \x20  X-Pamrelay-Queue-ID = q7\n\
+         \x20  X-Pamrelay-Queue-ID = 0000000000007\n\
          \x20  Arrival-Date = Fri, 20 Nov 2026 11:00:00 +0100\n\
          \x20  Final-Recipient = rfc822; x@b.example\n\
          \x20  Action = failed\n\
