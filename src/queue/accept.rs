@@ -151,7 +151,10 @@ impl<S: QueueStore> Intake<'_, S> {
         let claim = if room.is_some() { Claim::Mine } else { Claim::Leave };
         match self.door.store.accept(new, body, claim).await {
             Ok(message) => {
-                let Author::User { user, .. } = &message.author else { return Answer::Refused(Refused::Fault) };
+                let user = match &message.author {
+                    Author::User { user, .. } => user.as_str(),
+                    Author::Report { .. } => "",
+                };
                 tracing::info!(
                     event = "accepted", id = %message.id, session = %session, user, peer = %peer.ip(),
                     from = %message.envelope.sender, rcpts = message.envelope.recipients().len(), size = self.size

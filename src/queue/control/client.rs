@@ -34,16 +34,22 @@ impl Client {
     /// Calls `each` with every message that matches, as they come; gives their number.
     pub fn list(&self, filter: Filter, mut each: impl FnMut(Entry)) -> Result<u64, ClientError> {
         self.ask(&Request::List { filter }, |note| match note {
-            Note::Entry(entry) => Some(each(entry)),
-            Note::Shown(_) | Note::Changed(_) | Note::Done { .. } | Note::Error(_) => None,
+            Note::Entry(entry) => {
+                each(entry);
+                Ok(())
+            }
+            Note::Shown(_) | Note::Changed(_) | Note::Done { .. } | Note::Error(_) => Err(ClientError::Nonsense),
         })
     }
 
     pub fn show(&self, id: &str) -> Result<Shown, ClientError> {
         let mut shown = None;
         self.ask(&Request::Show { id: id.to_owned() }, |note| match note {
-            Note::Shown(it) => Some(shown = Some(*it)),
-            Note::Entry(_) | Note::Changed(_) | Note::Done { .. } | Note::Error(_) => None,
+            Note::Shown(it) => {
+                shown = Some(*it);
+                Ok(())
+            }
+            Note::Entry(_) | Note::Changed(_) | Note::Done { .. } | Note::Error(_) => Err(ClientError::Nonsense),
         })?;
         shown.ok_or(ClientError::Nonsense)
     }
@@ -71,14 +77,17 @@ impl Client {
     fn alter(&self, request: &Request) -> Result<Vec<String>, ClientError> {
         let mut changed = Vec::new();
         self.ask(request, |note| match note {
-            Note::Changed(ids) => Some(changed.extend(ids)),
-            Note::Entry(_) | Note::Shown(_) | Note::Done { .. } | Note::Error(_) => None,
+            Note::Changed(ids) => {
+                changed.extend(ids);
+                Ok(())
+            }
+            Note::Entry(_) | Note::Shown(_) | Note::Done { .. } | Note::Error(_) => Err(ClientError::Nonsense),
         })?;
         Ok(changed)
     }
 
-    /// Sends one request and gives its notes to `each` until the queue is done; `None` from it ends in `Nonsense`.
-    fn ask(&self, request: &Request, mut each: impl FnMut(Note) -> Option<()>) -> Result<u64, ClientError> {
+    /// Sends one request and gives its notes to `each` until the queue is done.
+    fn ask(&self, request: &Request, mut each: impl FnMut(Note) -> Result<(), ClientError>) -> Result<u64, ClientError> {
         let unreachable = |source| ClientError::Unreachable { path: self.path.clone(), source };
         let mut stream = UnixStream::connect(&self.path).map_err(unreachable)?;
         let mut line = serde_json::to_vec(request).map_err(|_| ClientError::Nonsense)?;
@@ -88,7 +97,7 @@ impl Client {
             match serde_json::from_str(&line.map_err(ClientError::Cut)?) {
                 Ok(Note::Done { count }) => return Ok(count),
                 Ok(Note::Error(words)) => return Err(ClientError::Refused(words)),
-                Ok(note) => each(note).ok_or(ClientError::Nonsense)?,
+                Ok(note) => each(note)?,
                 Err(_) => return Err(ClientError::Nonsense),
             }
         }

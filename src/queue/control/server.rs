@@ -1,7 +1,7 @@
 //! The queue's end of the control socket.
 
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,28 +30,37 @@ const HEADERS: usize = 64 * 1024;
 
 /// Why the control socket cannot be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {what} {}: {source}", path.display())]
-pub struct ControlError {
-    what: &'static str,
-    path: PathBuf,
-    source: io::Error,
+pub enum ControlError {
+    #[error("cannot {what} {}: {source}", path.display())]
+    Io { what: &'static str, path: PathBuf, source: io::Error },
+    #[error(
+        "{} must be a directory of uid {wanted} with mode 0700, so that only root and the queue reach its socket; mend it with: \
+         install -d -m 0700 -o {wanted} {}",
+        path.display(),
+        path.display()
+    )]
+    Directory { path: PathBuf, wanted: u32 },
 }
 
-/// Binds `path` in a directory of its own, closed to others.
+/// Binds `path` in a directory of its own, closed to others. The directory is made if it is missing.
 pub fn bind(path: &Path) -> Result<UnixListener, ControlError> {
-    let failed = |what| move |source| ControlError { what, path: path.to_owned(), source };
+    let failed = |what, source| ControlError::Io { what, path: path.to_owned(), source };
     if let Some(directory) = path.parent() {
         match std::fs::DirBuilder::new().mode(0o700).create(directory) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed("make the directory of")(error)),
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed("make the directory of", error)),
             Ok(()) | Err(_) => {}
         }
-        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700)).map_err(failed("close the directory of"))?;
+        let meta = directory.symlink_metadata().map_err(|error| failed("look at the directory of", error))?;
+        let wanted = rustix::process::geteuid().as_raw();
+        if !meta.is_dir() || meta.uid() != wanted || meta.mode() & 0o077 != 0 {
+            return Err(ControlError::Directory { path: directory.to_owned(), wanted });
+        }
     }
     // The last process may have left it behind. There is no second queue: the database's lock saw to that.
     if path.symlink_metadata().is_ok_and(|it| it.file_type().is_socket()) {
-        std::fs::remove_file(path).map_err(failed("remove the old"))?;
+        std::fs::remove_file(path).map_err(|error| failed("remove the old", error))?;
     }
-    UnixListener::bind(path).map_err(failed("bind"))
+    UnixListener::bind(path).map_err(|error| failed("bind", error))
 }
 
 /// Serves until `stop` is true. `look` is told when something became due.

@@ -169,7 +169,13 @@ impl SqliteStore {
         .await?;
         for (loaded, why) in rest {
             match why {
-                Unreadable::Damaged(reason) => self.set_aside(loaded, reason).await?,
+                // When even that fails it keeps its claim: nobody touches it until the next start.
+                Unreadable::Damaged(reason) => {
+                    let id = loaded.row.id;
+                    if let Err(error) = self.set_aside(loaded, reason).await {
+                        tracing::error!(event = "not-set-aside", id = %id, error = %error);
+                    }
+                }
                 Unreadable::NotNow(error) => {
                     tracing::warn!(event = "unreadable", id = %loaded.row.id, error = %error);
                     if claim == Claim::Mine {
