@@ -173,8 +173,6 @@ fn check_finds_nothing_where_all_is_well() {
         return;
     }
     let site = Site::new("");
-    fs::create_dir(site.path("maildir")).unwrap();
-    nix::unistd::chown(&site.path("maildir"), Some(61_003.into()), None).unwrap();
 
     let output = site.output(&["check"]);
 
@@ -347,6 +345,8 @@ fn wait_for(what: &str, done: impl Fn() -> bool) {
     }
 }
 
+const ROLES: [&str; 4] = ["auth", "keys", "queue", "front"];
+
 #[test]
 fn a_role_that_is_killed_comes_back_and_the_others_stay() {
     if root_is_missing("a_role_that_is_killed_comes_back_and_the_others_stay") {
@@ -354,17 +354,47 @@ fn a_role_that_is_killed_comes_back_and_the_others_stay() {
     }
     let site = Site::new("");
     let relay = Relay::start(&site);
-    relay.line(0, &["event=role_ready", "role=front"]);
-    let (keys, front) = (relay.pid("keys", 0), relay.pid("front", 0));
+    relay.line(0, &["event=ready"]);
+    let pids = ROLES.map(|role| (role, relay.pid(role, 0)));
+    for (role, user) in [("keys", 61_002), ("queue", 61_003), ("front", 61_001), ("auth", 0)] {
+        let status = fs::read_to_string(format!("/proc/{}/status", relay.pid(role, 0))).unwrap();
+        assert!(status.contains(&format!("Uid:\t{user}\t{user}\t{user}\t{user}\n")), "{role}: {status}");
+    }
 
-    kill(keys, Signal::SIGKILL);
+    for (killed, pid) in pids {
+        kill(pid, Signal::SIGKILL);
 
-    let died = relay.line(0, &["event=role_died", "role=keys"]);
-    assert!(died.contains("signal: 9"), "{died}");
-    relay.line(1, &["event=role_ready", "role=keys"]);
-    assert_ne!(relay.pid("keys", 1), keys);
-    assert!(lives(front));
-    assert!(fs::read_to_string(format!("/proc/{front}/status")).unwrap().contains("Uid:\t61001"));
+        let died = relay.line(0, &["event=role_died", &format!("role={killed}")]);
+        assert!(died.contains("signal: 9"), "{died}");
+        relay.line(1, &["event=role_ready", &format!("role={killed}")]);
+        assert_ne!(relay.pid(killed, 1), pid);
+    }
+    let deaths = relay.log.lock().unwrap().iter().filter(|line| line.contains("event=role_died")).count();
+    assert_eq!(deaths, 4, "nobody followed another");
+}
+
+#[test]
+fn an_empty_queue_says_so_to_people_and_programs() {
+    if root_is_missing("an_empty_queue_says_so_to_people_and_programs") {
+        return;
+    }
+    let site = Site::new("");
+    let away = site.output(&["queue", "list"]);
+    assert_eq!(away.status.code(), Some(69), "{}", said(&away));
+    let relay = Relay::start(&site);
+    relay.line(0, &["event=ready"]);
+
+    assert_eq!(said(&site.output(&["queue", "list"])), "No messages.\n");
+    assert_eq!(said(&site.output(&["queue", "list", "--json"])), "[]\n");
+    assert_eq!(said(&site.output(&["queue", "delete", "--all"])), "");
+    for misuse in
+        [&["queue", "delete"][..], &["queue", "delete", "--all", "0000000000001"], &["queue", "hold", "0000000000001", "--user", "x"]]
+    {
+        assert_eq!(site.output(misuse).status.code(), Some(64), "{misuse:?}");
+    }
+    let missing = site.output(&["queue", "retry", "0000000000001"]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(said(&missing).contains("0000000000001"), "{}", said(&missing));
 }
 
 #[test]
@@ -374,8 +404,8 @@ fn no_role_outlives_its_supervisor() {
     }
     let site = Site::new("");
     let mut relay = Relay::start(&site);
-    relay.line(0, &["event=role_ready", "role=front"]);
-    let roles = ["keys", "front"].map(|role| relay.pid(role, 0));
+    relay.line(0, &["event=ready"]);
+    let roles = ROLES.map(|role| relay.pid(role, 0));
 
     relay.supervisor.kill().unwrap();
     relay.supervisor.wait().unwrap();
@@ -390,8 +420,8 @@ fn a_terminated_relay_ends_its_roles_and_itself() {
     }
     let site = Site::new("");
     let mut relay = Relay::start(&site);
-    relay.line(0, &["event=role_ready", "role=front"]);
-    let roles = ["keys", "front"].map(|role| relay.pid(role, 0));
+    relay.line(0, &["event=ready"]);
+    let roles = ROLES.map(|role| relay.pid(role, 0));
 
     relay.signal(Signal::SIGTERM);
 
@@ -407,7 +437,7 @@ fn a_bad_reload_is_told_and_changes_nothing() {
     }
     let site = Site::new("");
     let relay = Relay::start(&site);
-    relay.line(0, &["event=role_ready", "role=front"]);
+    relay.line(0, &["event=ready"]);
     let accepted = fs::read_to_string(site.path("run/active/pamrelay.yaml")).unwrap();
 
     site.write("limits: { recipient: 5 }\n");
@@ -428,7 +458,7 @@ fn a_good_reload_restarts_those_concerned() {
     }
     let site = Site::new("");
     let relay = Relay::start(&site);
-    relay.line(0, &["event=role_ready", "role=front"]);
+    relay.line(0, &["event=ready"]);
     let (keys, front) = (relay.pid("keys", 0), relay.pid("front", 0));
 
     site.write("limits: { bad_commands: 5 }\n");
@@ -448,7 +478,7 @@ fn a_second_relay_on_one_runtime_directory_is_refused() {
     }
     let site = Site::new("");
     let relay = Relay::start(&site);
-    relay.line(0, &["event=role_ready", "role=front"]);
+    relay.line(0, &["event=ready"]);
 
     let second = site.output(&["run"]);
 

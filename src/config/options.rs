@@ -369,7 +369,7 @@ pub const ROWS: &[Row] = &[
         key: "routes[].maildir",
         wants: Wants::Path,
         fallback: Otherwise { words: "another target", example: "/var/mail/archive" },
-        about: "Into this maildir, for trials and archives. It must belong to pamrelay-queue.",
+        about: "Into this maildir, for trials and archives. It must belong to pamrelay-queue; one that is not there is made.",
     },
     Row { key: "delivery", wants: Wants::Section, fallback: Value(""), about: "How delivery goes about it." },
     Row {

@@ -153,7 +153,7 @@ impl Slot {
             self.asking.store(false, Ordering::Release);
             if let Err(error) = told {
                 // What is known may still sign; if not, the handshake fails and says why.
-                tracing::warn!("event=keys-unconfirmed error={:?}", error.to_string());
+                tracing::warn!(event = "keys_unconfirmed", error = %error);
             }
         }
         self.heard.load().as_ref().map(|heard| Arc::clone(&heard.1))
@@ -195,7 +195,7 @@ impl Slot {
         }
         let work = move || {
             if let Err(error) = self.refresh() {
-                tracing::warn!("event=keys-unconfirmed error={:?}", error.to_string());
+                tracing::warn!(event = "keys_unconfirmed", error = %error);
             }
             self.asking.store(false, Ordering::Release);
         };

@@ -78,7 +78,7 @@ pub fn run(settings: KeysSettings) -> Result<std::convert::Infallible, KeysRunEr
     })?; // 3. before the first thread and before the first byte of any file
     let signals = Signals::new([SIGHUP]).map_err(KeysRunError::Signals)?; // 4. from here on SIGHUP no longer kills
     for missing in &caged.missing {
-        tracing::warn!("event=sandbox-part-missing role=keys part=\"{missing}\"");
+        tracing::warn!(event = "sandbox_part_missing", part = %missing);
     }
 
     let store = Store::load(&settings.store)?;
@@ -122,9 +122,9 @@ pub fn reload(ring: &Ring, settings: &StoreSettings) {
         }
         Err(error) => {
             for problem in &error.problems {
-                tracing::error!("event=reload-refused problem={:?}", problem.to_string());
+                tracing::error!(event = "reload_refused", problem = %problem);
             }
-            tracing::error!("event=reload-refused effect=\"the certificates and secrets read before stay in use\"");
+            tracing::error!(event = "reload_refused", effect = "the certificates and secrets read before stay in use");
         }
     }
 }
@@ -158,16 +158,16 @@ fn watch_time(ring: &Ring) -> ! {
 
 fn say_what_is_in_use(store: &Store) {
     tracing::info!(
-        "event=keys-in-use server={:016x} client={}",
-        store.server.generation.0,
-        store.client.as_ref().map_or_else(|| "none".into(), |client| format!("{:016x}", client.generation.0)),
+        event = "keys_in_use",
+        server = %format_args!("{:016x}", store.server.generation.0),
+        client = store.client.as_ref().map_or_else(|| "none".to_owned(), |client| format!("{:016x}", client.generation.0)),
     );
     say_notices(&store.notices(SystemTime::now()));
 }
 
 fn say_notices(notices: &[Notice]) {
     for notice in notices {
-        tracing::warn!("event=certificate-notice notice={:?}", notice.to_string());
+        tracing::warn!(event = "certificate_notice", notice = %notice);
     }
 }
 

@@ -125,7 +125,7 @@ impl Server {
                 Ok((stream, _)) => self.admit(stream),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    self.say(format_args!("event=accept-failed error={error:?}"));
+                    self.say(|| tracing::warn!(event = "accept_failed", error = %error));
                     thread::sleep(Duration::from_millis(100)); // out of descriptors: others will end
                 }
             }
@@ -137,16 +137,16 @@ impl Server {
         let uid = match rustix::net::sockopt::socket_peercred(&stream) {
             Ok(credentials) => credentials.uid.as_raw(),
             Err(error) => {
-                self.say(format_args!("event=peer-unknown error={error:?}"));
+                self.say(|| tracing::warn!(event = "peer_unknown", error = %error));
                 return;
             }
         };
         let Some(asker) = Asker::of(uid, self.users) else {
-            self.say(format_args!("event=peer-refused uid={uid} reason=\"not a role of the relay\""));
+            self.say(|| tracing::warn!(event = "peer_refused", uid, reason = "not a role of the relay"));
             return;
         };
         let Some(slot) = Slot::take(self, asker) else {
-            self.say(format_args!("event=peer-refused asker={asker:?} reason=\"too many connections\""));
+            self.say(|| tracing::warn!(event = "peer_refused", asker = ?asker, reason = "too many connections"));
             return;
         };
         let server = Arc::clone(self);
@@ -155,7 +155,7 @@ impl Server {
             server.converse(&stream, asker);
         };
         if let Err(error) = thread::Builder::new().name("asker".into()).stack_size(STACK).spawn(talk) {
-            self.say(format_args!("event=thread-failed error={error:?}"));
+            self.say(|| tracing::warn!(event = "thread_failed", error = %error));
         }
     }
 
@@ -169,7 +169,7 @@ impl Server {
                 Ok(None) => return,
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return,
                 Err(error) => {
-                    self.say(format_args!("event=peer-dropped asker={asker:?} error={:?}", error.to_string()));
+                    self.say(|| tracing::warn!(event = "peer_dropped", asker = ?asker, error = %error));
                     return;
                 }
             };
@@ -180,7 +180,7 @@ impl Server {
             if let Answer::Refused(reason @ (Reason::NotPermitted | Reason::Unrecognised)) = answer
                 && !matches!(question, Question::Describe(_))
             {
-                self.say(format_args!("event=refused asker={asker:?} what={} reason={reason:?}", what(&question)));
+                self.say(|| tracing::warn!(event = "refused", asker = ?asker, what = what(&question), reason = %reason));
                 return;
             }
         }
@@ -217,19 +217,19 @@ impl Server {
         Ok(Answer::Signature { current, signature })
     }
 
-    /// One line in the log, unless there were many this minute.
-    fn say(&self, line: std::fmt::Arguments<'_>) {
+    /// Writes one line to the log, unless there were many this minute.
+    fn say(&self, write: impl FnOnce()) {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let (since, count) = &mut *lines;
         if since.elapsed() > Duration::from_secs(60) {
             if *count > LINES {
-                tracing::warn!("event=lines-withheld count={}", *count - LINES);
+                tracing::warn!(event = "lines_withheld", count = *count - LINES);
             }
             (*since, *count) = (Instant::now(), 0);
         }
         *count = count.saturating_add(1);
         if *count <= LINES {
-            tracing::warn!("{line}");
+            write();
         }
     }
 }

@@ -71,9 +71,12 @@ fn prepare(config: &Config, accounts: Accounts) -> Result<(), ActivateError> {
     if let Some(control) = config.queue_control().parent() {
         directory(control, 0o700, accounts.queue)?;
     }
-    // The spool is mail: what is there already is judged by `check` and by the queue, not repaired.
+    // Spool and maildirs are mail: what is there already is judged by `check` and by the queue, not repaired.
     if !config.spool.exists() {
         directory(&config.spool, 0o700, accounts.queue)?;
+    }
+    for maildir in config.maildirs().filter(|maildir| !maildir.exists()) {
+        directory(maildir, 0o700, accounts.queue)?;
     }
     Ok(())
 }

@@ -32,7 +32,7 @@ impl Notifier {
         match connected {
             Ok(socket) => Self(Some(socket)),
             Err(error) => {
-                tracing::warn!("event=notify-unreachable error={error:?}");
+                tracing::warn!(event = "notify_unreachable", error = %error);
                 Self(None)
             }
         }
@@ -59,7 +59,7 @@ impl Notifier {
         match socket.send(text.as_bytes()) {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {} // it will learn from the next one
-            Err(error) => tracing::warn!("event=notify-failed error={error:?}"),
+            Err(error) => tracing::warn!(event = "notify_failed", error = %error),
         }
     }
 }

@@ -98,7 +98,7 @@ impl Relay {
     fn start() -> Self {
         let place = Place::new();
         let keys = Role::start(place.command("keys", Start::Plainly));
-        keys.says("keys-in-use");
+        keys.says("keys_in_use");
         let mut front = place.command("front", Start::Plainly);
         front.env("RUST_BACKTRACE", "1"); // a panic then wants to open files
         let mut front = Role::start(front);
@@ -194,10 +194,10 @@ pub(crate) fn sighup() {
     pki::pair(&new, "server", HOST, &rcgen::PKCS_ED25519);
     fs::rename(relay.certs(), relay.place.path().join("pamrelay/certs.old")).unwrap();
     fs::rename(&new, relay.certs()).unwrap();
-    let before = relay.keys.log.lock().unwrap().matches("keys-in-use").count();
+    let before = relay.keys.log.lock().unwrap().matches("keys_in_use").count();
     relay.keys.signal(Signal::SIGHUP);
     let until = Instant::now() + Duration::from_secs(5);
-    while relay.keys.log.lock().unwrap().matches("keys-in-use").count() == before {
+    while relay.keys.log.lock().unwrap().matches("keys_in_use").count() == before {
         assert!(Instant::now() < until, "{}", relay.keys.log.lock().unwrap());
         thread::sleep(Duration::from_millis(10));
     }
@@ -246,7 +246,7 @@ pub(crate) fn killed_keys() {
     assert!(relay.connect(&roots).is_err());
 
     relay.keys = Role::start(relay.place.command("keys", Start::Plainly));
-    relay.keys.says("keys-in-use");
+    relay.keys.says("keys_in_use");
     for _ in 0..5 {
         relay.connect(&roots).unwrap();
     }
@@ -273,7 +273,7 @@ pub(crate) fn keys_from_systemd() {
     command.env("NOTIFY_SOCKET", &notify).stdin(Stdio::from(OwnedFd::from(listener)));
 
     let keys = Role::start(command);
-    keys.says("keys-in-use");
+    keys.says("keys_in_use");
 
     let mut said = [0; 64];
     let count = manager.recv(&mut said).unwrap();

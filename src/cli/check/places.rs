@@ -165,14 +165,16 @@ fn writable_above(path: &Path) -> Option<Finding> {
 
 fn maildir_owner(maildir: &Path, queue: Option<u32>) -> Option<Finding> {
     let shown = maildir.display();
-    let mend = format!("install -d -o {QUEUE_USER} -g {QUEUE_USER} -m 0700 {shown}");
     match fs::metadata(maildir) {
+        Ok(about) if !about.is_dir() => {
+            Some(Finding::fault(format!("the maildir {shown} is not a directory"), format!("mv {shown} {shown}.away")))
+        }
         Ok(about) if queue.is_some_and(|queue| queue != about.uid()) => {
             let what = format!("the maildir {shown} does not belong to {QUEUE_USER}, which writes it (owner uid {})", about.uid());
             Some(Finding::warning(what, format!("chown {QUEUE_USER}: {shown}")))
         }
         Ok(_) => None,
-        Err(error) => Some(Finding::warning(format!("the maildir {shown} cannot be looked at: {error}"), mend)),
+        Err(_) => parent_is_there(maildir),
     }
 }
 

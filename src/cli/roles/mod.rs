@@ -135,8 +135,8 @@ fn policy(config: &Config) -> Policy {
     }
 }
 
-/// In the log too: under a supervisor nobody reads what a role says without it.
+/// Said in the log, which is standard error too: nobody needs it twice.
 fn failed(error: impl Display) -> Failure {
     tracing::error!(event = "cannot_start", reason = %error);
-    Failure::new(Status::System, error)
+    Failure::new(Status::System, "")
 }
