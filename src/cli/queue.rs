@@ -4,6 +4,10 @@
 //! only as letters.
 
 use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
@@ -12,6 +16,10 @@ use serde::Serialize;
 use super::{Failure, RunningRelay, Status};
 use crate::config::{Bytes, duration_text};
 use crate::queue::control::{Client, ClientError, Entry, Filter, RecipientEntry, RecipientState, Shown, State, Target};
+use crate::run;
+
+/// How long a queue may take to open its store.
+const STARTING: Duration = Duration::from_secs(5);
 
 #[derive(Subcommand)]
 pub(super) enum Ask {
@@ -125,8 +133,22 @@ pub(super) fn main(ask: Ask) -> Result<Status, Failure> {
     }
 }
 
+/// The queue of the relay in question, once it listens: one that was started a moment ago is waited for.
 fn client(how: &How) -> Result<Client, Failure> {
-    Ok(Client::new(&how.relay.config()?.queue_control()))
+    let config = how.relay.config()?;
+    let until = Instant::now() + STARTING;
+    while !listens(&config.queue_control()) && run::running(&config.runtime_dir).is_some() && Instant::now() < until {
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(Client::new(&config.queue_control()))
+}
+
+fn listens(path: &Path) -> bool {
+    match UnixStream::connect(path) {
+        Ok(_) => true,
+        // Anything else will not pass by waiting, and the client says what it is.
+        Err(error) => !matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound),
+    }
 }
 
 impl Which {
@@ -157,6 +179,11 @@ fn list(client: &Client, filter: Filter, how: &How) -> Result<Status, Failure> {
         count += 1;
         octets = octets.saturating_add(entry.size);
     });
+    // Half a list with an end would be a whole one.
+    if let Err(error) = listed {
+        let _ = out.flush();
+        return Err(error.into());
+    }
     let _ = match (how.json, count) {
         (true, 0) => writeln!(out, "[]"),
         (true, _) => writeln!(out, "]"),
@@ -165,7 +192,6 @@ fn list(client: &Client, filter: Filter, how: &How) -> Result<Status, Failure> {
         (false, _) => writeln!(out, "-- {count} messages, {}", rounded(octets)),
     };
     let _ = out.flush();
-    listed?;
     Ok(Status::Ok)
 }
 
@@ -289,7 +315,7 @@ fn apart(seconds: Result<i64, jiff::Error>) -> String {
         3_600..86_400 => 60,
         _ => 3_600,
     };
-    duration_text(std::time::Duration::from_secs(seconds / step * step))
+    duration_text(Duration::from_secs(seconds / step * step))
 }
 
 /// Letters, digits and signs as they are; what could move a cursor or deceive an eye by its number.
