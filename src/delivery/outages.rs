@@ -1,6 +1,7 @@
 //! Which addresses did not work a moment ago, so that not every message waits for the same time-out.
 //!
-//! Short on purpose: a refused connection is remembered for seconds, a time-out for a minute. Nothing here outlives the
+//! Short on purpose: a refused connection is remembered for a second, a time-out for twenty, so that an administrator who
+//! mended the host and says `retry` is soon obeyed. Nothing here outlives the
 //! process.
 
 use std::collections::HashMap;
@@ -11,9 +12,9 @@ use std::time::{Duration, Instant};
 use super::client::trouble::{Kind, Trouble};
 
 /// For what was found out at once.
-const BRIEFLY: Duration = Duration::from_secs(5);
+const BRIEFLY: Duration = Duration::from_secs(1);
 /// For what cost a time-out.
-const FOR_LONG: Duration = Duration::from_secs(60);
+const FOR_LONG: Duration = Duration::from_secs(20);
 /// Above this many the old ones are swept out.
 const SWEEP: usize = 1000;
 

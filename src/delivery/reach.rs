@@ -93,7 +93,7 @@ impl<'a> Search<'a> {
                 Ok(addresses) => addresses,
                 // A smart host that is not found is a mistake of ours, and no reason to return mail.
                 Err(failure) => {
-                    tracing::warn!(event = "smart-host-not-found", host = host.host, error = %failure);
+                    tracing::warn!(event = "smart_host_not_found", host = host.host, error = %failure);
                     self.why = Some(local(Class::Transient, 4, format!("smart host {}: {failure}", host.host)));
                     continue;
                 }

@@ -40,7 +40,7 @@ impl Fields {
     fn recipient(&mut self, told: &Told<'_>, now: &Zoned) {
         let Told { recipient, kind, account } = *told;
         if let Some(original) = &recipient.original {
-            self.add("Original-Recipient", &format!("{}; {}", original.kind, original.address));
+            self.add("Original-Recipient", &format!("{};{}", original.kind, original.address));
         }
         let address_type = if recipient.mailbox.is_ascii() { "rfc822" } else { "utf-8" };
         self.add("Final-Recipient", &format!("{address_type}; {}", recipient.mailbox));

@@ -112,7 +112,7 @@ fn a_failure_tells_programs_everything_they_need() {
          X-Pamrelay-Queue-ID: 0000000000007\r\n\
          Arrival-Date: Fri, 20 Nov 2026 11:00:00 +0100\r\n\
          \r\n\
-         Original-Recipient: rfc822; list@b.example\r\n\
+         Original-Recipient: rfc822;list@b.example\r\n\
          Final-Recipient: rfc822; x@b.example\r\n\
          Action: failed\r\n\
          Status: 5.1.1\r\n\

@@ -84,7 +84,7 @@ impl<S: QueueStore> Door<S> {
         let session = opening.session;
         let Proof::Ticket(ticket) = &opening.proof;
         let author = self.tickets.author(ticket, session, Moment::now()).map_err(|error| {
-            tracing::warn!(event = "ticket-refused", session = %session, from = %opening.envelope.sender, reason = %error);
+            tracing::warn!(event = "ticket_refused", session = %session, from = %opening.envelope.sender, reason = %error);
             match error {
                 // The keys may have changed a moment ago, or cannot be read: that is not the sender's fault.
                 TicketError::UnknownKey => Refused::Fault,
@@ -164,7 +164,7 @@ impl<S: QueueStore> Intake<'_, S> {
                 Answer::Accepted(id)
             }
             Err(error) => {
-                tracing::error!(event = "not-accepted", session = %session, size = self.size, reason = %error);
+                tracing::error!(event = "not_accepted", session = %session, size = self.size, reason = %error);
                 Answer::Refused(kind(&error))
             }
         }
@@ -186,7 +186,7 @@ impl<S: QueueStore> Door<S> {
 }
 
 fn refusal(error: &StoreError, opening: &Opening) -> Refused {
-    tracing::error!(event = "not-accepted", session = %opening.session, reason = %error);
+    tracing::error!(event = "not_accepted", session = %opening.session, reason = %error);
     kind(error)
 }
 

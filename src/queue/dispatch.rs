@@ -26,7 +26,7 @@ use super::report::Reporter;
 use super::schedule::Schedule;
 use super::settle::{After, Settled, note, settle};
 use super::store::{Change, Due, DueQuery, QueueStore, Settlement, StoreError, Then, new_body};
-use crate::delivery::job::{Account, Job, Outcome, Outcomes, RecipientNo};
+use crate::delivery::job::{Job, Outcome, Outcomes, RecipientNo};
 use crate::handoff::QueueId;
 
 /// How many messages may be in memory at once.
@@ -194,7 +194,7 @@ impl<S: QueueStore> Dispatch<S> {
 
     fn hear(&mut self, outcomes: Outcomes) {
         let Some(round) = self.rounds.get_mut(&outcomes.id) else {
-            tracing::warn!(event = "outcome-unexpected", id = %outcomes.id);
+            tracing::warn!(event = "outcome_unexpected", id = %outcomes.id);
             return;
         };
         let delivered = round.hear(outcomes.settled);
@@ -245,7 +245,7 @@ impl<S: QueueStore> Dispatch<S> {
         let due = match looked.due {
             Ok(due) => due,
             Err(error) => {
-                tracing::error!(event = "not-loaded", reason = %error);
+                tracing::error!(event = "not_loaded", reason = %error);
                 self.look_by(Instant::now() + LOOK_AGAIN);
                 return;
             }
@@ -275,11 +275,10 @@ impl Round {
         let mut delivered = false;
         for (no, outcome) in settled {
             let Some(place) = self.out.iter().position(|it| *it == no) else {
-                tracing::warn!(event = "outcome-unexpected", id = %self.message.id, rcpt = no.0);
+                tracing::warn!(event = "outcome_unexpected", id = %self.message.id, rcpt = no.0);
                 continue;
             };
             self.out.swap_remove(place);
-            self.tell(no, &outcome);
             if let Some(recipient) = usize::try_from(no.0).ok().and_then(|it| self.message.envelope.recipients().nth(it)) {
                 note(&mut self.message.progress, recipient, no, &outcome);
             }
@@ -289,17 +288,6 @@ impl Round {
             }
         }
         delivered
-    }
-
-    fn tell(&self, no: RecipientNo, outcome: &Outcome) {
-        let (event, account): (_, &Account) = match outcome {
-            Outcome::Delivered(account) => ("delivered", account),
-            Outcome::Deferred(account) => ("deferred", account),
-            Outcome::Failed(account) => ("failed", account),
-        };
-        let (id, rcpt) = (self.message.id, name(&self.message, no));
-        let remote = account.remote.as_deref().unwrap_or("none");
-        tracing::info!(event, id = %id, rcpt = %rcpt, remote, status = %account.status, reply = %account.diagnostic);
     }
 }
 
@@ -319,7 +307,7 @@ impl<S: QueueStore> Settler<S> {
             self.settle_and_report(message, settled, now).await
         };
         if let Err(error) = recorded {
-            tracing::error!(event = "not-settled", id = %id, reason = %error);
+            tracing::error!(event = "not_settled", id = %id, reason = %error);
         }
         drop(room);
     }
@@ -332,11 +320,11 @@ impl<S: QueueStore> Settler<S> {
         let report = match written {
             Ok(Some(report)) => report,
             Ok(None) => {
-                tracing::error!(event = "not-reported", id = %id, recipients, reason = "the report was not written");
+                tracing::error!(event = "not_reported", id = %id, recipients, reason = "the report was not written");
                 return self.keep_for_people(id).await;
             }
             Err(error) => {
-                tracing::error!(event = "not-reported", id = %id, recipients, reason = %error);
+                tracing::error!(event = "not_reported", id = %id, recipients, reason = %error);
                 return self.keep_for_people(id).await;
             }
         };
@@ -345,7 +333,7 @@ impl<S: QueueStore> Settler<S> {
                 Ok(body) => break body,
                 Err(StoreError::Closed) => return Err(StoreError::Closed),
                 Err(error @ (StoreError::Full | StoreError::File { .. } | StoreError::Database(_))) => {
-                    tracing::warn!(event = "report-waits", id = %id, reason = %error);
+                    tracing::warn!(event = "report_waits", id = %id, reason = %error);
                     sleep(REPORT_AGAIN).await;
                 }
             }

@@ -133,7 +133,7 @@ async fn closed(mut store: Arc<SqliteStore>) {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    tracing::info!(event = "store-open", reason = "somebody still waits for it; the log will be read at the next start");
+    tracing::info!(event = "store_open", reason = "somebody still waits for it; the log will be read at the next start");
 }
 
 /// The listener that was passed by systemd or the supervisor, or one of our own.

@@ -68,14 +68,14 @@ pub async fn serve<S: QueueStore>(listener: UnixListener, door: Arc<Door<S>>, pe
                 conversations.spawn(async move {
                     let _room = room;
                     if let Err(ended) = converse(stream, &door, stop).await {
-                        tracing::info!(event = "handoff-ended", reason = %ended);
+                        tracing::info!(event = "handoff_ended", reason = %ended);
                     }
                 });
             }
             Ok(_) => {} // told of already
             Err(error) => {
                 // Too many open files, as a rule. The connection stays in the backlog until there is one.
-                tracing::error!(event = "handoff-accept", error = %error);
+                tracing::error!(event = "handoff_accept", error = %error);
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
@@ -84,7 +84,7 @@ pub async fn serve<S: QueueStore>(listener: UnixListener, door: Arc<Door<S>>, pe
     drop(listener);
     let all = async { while conversations.join_next().await.is_some() {} };
     if tokio::time::timeout(GRACE, all).await.is_err() {
-        tracing::warn!(event = "handoff-cut", reason = "the role ends and these messages are not finished");
+        tracing::warn!(event = "handoff_cut", reason = "the role ends and these messages are not finished");
     }
 }
 
@@ -93,11 +93,11 @@ impl Peers {
         match stream.peer_cred() {
             Ok(peer) if self.0.contains(&peer.uid()) => true,
             Ok(peer) => {
-                tracing::warn!(event = "peer-refused", uid = peer.uid(), pid = peer.pid());
+                tracing::warn!(event = "peer_refused", uid = peer.uid(), pid = peer.pid());
                 false
             }
             Err(error) => {
-                tracing::warn!(event = "peer-refused", error = %error);
+                tracing::warn!(event = "peer_refused", error = %error);
                 false
             }
         }

@@ -82,7 +82,7 @@ impl TicketBook {
         known.read = Some(Instant::now());
         match read(&self.path) {
             Ok(keys) => known.keys = keys,
-            Err(error) => tracing::error!(event = "ticket-keys", file = %self.path.display(), error = %error),
+            Err(error) => tracing::error!(event = "ticket_keys", file = %self.path.display(), error = %error),
         }
         known.find(id)
     }

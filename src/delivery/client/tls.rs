@@ -43,7 +43,7 @@ impl Trust {
             Self::System => {
                 let found = rustls_native_certs::load_native_certs();
                 for error in &found.errors {
-                    tracing::warn!(event = "trust-store", error = %error);
+                    tracing::warn!(event = "trust_store", error = %error);
                 }
                 roots.add_parsable_certificates(found.certs);
             }

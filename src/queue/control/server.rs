@@ -83,13 +83,13 @@ pub async fn serve<S: QueueStore>(listener: UnixListener, store: Arc<S>, peers: 
                 conversations.spawn(async move {
                     let _room = room;
                     if let Err(error) = attend(stream, &*store, &look).await {
-                        tracing::info!(event = "control-ended", reason = %error);
+                        tracing::info!(event = "control_ended", reason = %error);
                     }
                 });
             }
             Ok(_) => {} // told of already
             Err(error) => {
-                tracing::error!(event = "control-accept", error = %error);
+                tracing::error!(event = "control_accept", error = %error);
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }

@@ -173,7 +173,7 @@ impl SqliteStore {
                 Unreadable::Damaged(reason) => {
                     let id = loaded.row.id;
                     if let Err(error) = self.set_aside(loaded, reason).await {
-                        tracing::error!(event = "not-set-aside", id = %id, error = %error);
+                        tracing::error!(event = "not_set_aside", id = %id, error = %error);
                     }
                 }
                 Unreadable::NotNow(error) => {
@@ -191,7 +191,7 @@ impl SqliteStore {
     async fn set_aside(&self, loaded: Loaded, reason: &'static str) -> Result<(), StoreError> {
         let spool = Arc::clone(&self.spool);
         let id = loaded.row.id;
-        tracing::error!(event = "set-aside", id = %id, reason, place = %spool.path().join("damaged").display());
+        tracing::error!(event = "set_aside", id = %id, reason, place = %spool.path().join("damaged").display());
         blocking(move || {
             spool.write_aside(id, "head", &loaded.row.head)?;
             spool.write_aside(id, "progress", &loaded.row.progress)?;
@@ -396,7 +396,7 @@ fn clear_debris(spool: &Spool, opened: &schema::Opened) -> Result<(), StoreError
     db.execute("DELETE FROM doomed", []).map_err(fault)?;
     if aside > 0 {
         let reason = if opened.fresh { "the database is new" } else { "no message has them; they were never acknowledged" };
-        tracing::warn!(event = "set-aside", bodies = aside, reason, place = %spool.path().join("damaged").display());
+        tracing::warn!(event = "set_aside", bodies = aside, reason, place = %spool.path().join("damaged").display());
     }
     Ok(())
 }

@@ -301,7 +301,7 @@ impl Writer {
             match self.transact(std::slice::from_ref(&write)) {
                 Ok(effects) => self.finish(vec![write], effects),
                 Err(failure) => {
-                    tracing::warn!(event = "store-waits", reason = %failure.error());
+                    tracing::warn!(event = "store_waits", reason = %failure.error());
                     self.owed.push(write);
                 }
             }
@@ -361,14 +361,14 @@ impl Writer {
     fn close(self) {
         if !self.owed.is_empty() {
             tracing::warn!(
-                event = "store-waits",
+                event = "store_waits",
                 count = self.owed.len(),
                 reason = "no room until the end; these attempts will be repeated"
             );
         }
         drop(self.owed);
         if let Err((_, error)) = self.db.close() {
-            tracing::warn!(event = "store-close", reason = %error);
+            tracing::warn!(event = "store_close", reason = %error);
         }
     }
 }
