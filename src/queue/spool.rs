@@ -12,13 +12,14 @@
 //! are opened by a name of ours below an open directory, without following links, and only when they are regular files
 //! with one link.
 
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::store::StoreError;
@@ -143,20 +144,32 @@ impl Spool {
     }
 
     /// Moves `bodies/NAME`, whatever it is, to `damaged/`, under a name that is still free.
-    pub(crate) fn set_body_aside(&self, name: &std::ffi::CStr, suffix: &str) -> Result<(), StoreError> {
+    pub(crate) fn set_body_aside(&self, name: &CStr, suffix: &str) -> Result<(), StoreError> {
+        let shown = name.to_string_lossy();
         for attempt in 0_u32..1000 {
-            let mut to = String::from_utf8_lossy(name.to_bytes()).replace('/', "_");
-            to.push_str(suffix);
+            let mut to = shown.replace('/', "_") + suffix;
             if attempt > 0 {
                 to.push_str(&format!(".{attempt}"));
             }
-            match rustix::fs::renameat_with(&self.bodies, name, &self.damaged, &to, rustix::fs::RenameFlags::NOREPLACE) {
+            match rustix::fs::renameat_with(&self.bodies, name, &self.damaged, &to, RenameFlags::NOREPLACE) {
                 Err(Errno::EXIST) => {}
                 Ok(()) | Err(Errno::NOENT) => return Ok(()),
-                Err(errno) => return Err(self.failed("set aside", &name.to_string_lossy(), errno)),
+                // Kernels whose Landlock is of the first version let nothing move from one directory to another.
+                Err(Errno::XDEV) => return self.copy_aside(name, &to).map_err(|error| self.failed("copy aside", &shown, errno(&error))),
+                Err(errno) => return Err(self.failed("set aside", &shown, errno)),
             }
         }
-        Err(self.failed("set aside", &name.to_string_lossy(), Errno::EXIST))
+        Err(self.failed("set aside", &shown, Errno::EXIST))
+    }
+
+    fn copy_aside(&self, name: &CStr, to: &str) -> io::Result<()> {
+        let (read, write) = (OFlags::RDONLY | OFlags::NONBLOCK, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL);
+        let mut from = File::from(rustix::fs::openat(&self.bodies, name, read | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?);
+        let mut copy = File::from(rustix::fs::openat(&self.damaged, to, write | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR)?);
+        io::copy(&mut from, &mut copy)?;
+        copy.sync_all()?;
+        rustix::fs::fsync(&self.damaged)?;
+        Ok(rustix::fs::unlinkat(&self.bodies, name, AtFlags::empty())?)
     }
 
     /// Writes what is left of a row to `damaged/ID.PART`, synced with its name.
@@ -189,14 +202,14 @@ impl Spool {
     fn unsynced(&self, name: &str, errno: Errno) -> StoreError {
         match errno {
             Errno::NOSPC | Errno::DQUOT => StoreError::Full,
-            other => fatal("sync-failed", &format!("{}: {}", self.body_path(name).display(), io::Error::from(other))),
+            other => fatal("sync_failed", &format!("{}: {}", self.body_path(name).display(), io::Error::from(other))),
         }
     }
 }
 
 /// An entry of `bodies/`.
 pub(crate) struct Name {
-    pub(crate) name: std::ffi::CString,
+    pub(crate) name: CString,
     pub(crate) regular: bool,
 }
 
@@ -319,11 +332,23 @@ mod tests {
 
             assert!(matches!(spool.open_body(id(), 4), Err(Unreadable::Damaged(_))), "{what}");
 
-            let name = std::ffi::CString::new(id().to_string()).unwrap();
+            let name = CString::new(id().to_string()).unwrap();
             spool.set_body_aside(&name, ".body").unwrap();
             assert!(std::fs::symlink_metadata(&path).is_err(), "{what} is out of the way");
         }
         assert_eq!(std::fs::read_dir(place.path().join("spool/damaged")).unwrap().count(), 5, "all of them are kept");
+    }
+
+    #[test]
+    fn where_nothing_can_be_moved_a_body_is_copied_aside() {
+        let (place, spool) = spool();
+        let path = place.path().join("spool/bodies").join(id().to_string());
+        std::fs::write(&path, "1234").unwrap();
+
+        spool.copy_aside(&CString::new(id().to_string()).unwrap(), "copy").unwrap();
+
+        assert_eq!(std::fs::read(place.path().join("spool/damaged/copy")).unwrap(), b"1234");
+        assert!(!path.exists());
     }
 
     #[test]

@@ -94,7 +94,7 @@ impl SqliteStore {
         let (ops, asked) = mpsc::channel();
         let thread = std::thread::Builder::new().name("queue-writer".into()).spawn(move || {
             if std::panic::catch_unwind(AssertUnwindSafe(|| writer.run(&asked))).is_err() {
-                fatal("store-failed", "the store's thread panicked");
+                fatal("store_failed", "the store's thread panicked");
             }
         });
         Ok(Self { spool, ops: Some(ops), thread: Some(thread.map_err(OpenError::Thread)?), last_id, free: Mutex::default() })
@@ -124,7 +124,7 @@ impl SqliteStore {
         let clock = u64::try_from(Moment::now().0).unwrap_or(0).saturating_mul(1000 << 10) & (u64::MAX >> 1);
         let step = |last: u64| Some(clock.max(last.saturating_add(1)));
         let last = self.last_id.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step).unwrap_or(clock);
-        QueueId::of_number(clock.max(last.saturating_add(1))).unwrap_or_else(|| fatal("store-failed", "there are no more ids"))
+        QueueId::of_number(clock.max(last.saturating_add(1))).unwrap_or_else(|| fatal("store_failed", "there are no more ids"))
     }
 
     fn ask(&self, op: Op) -> Result<(), StoreError> {
@@ -202,8 +202,10 @@ impl SqliteStore {
             spool.write_aside(id, "why", why.as_bytes())?;
             if loaded.row.place != 0
                 && let Ok(name) = CString::new(id.to_string())
+                && let Err(error) = spool.set_body_aside(&name, ".body")
             {
-                spool.set_body_aside(&name, ".body")?;
+                // Something that was put in the body's place and that the cage lets nobody move: it is not the body.
+                tracing::error!(event = "not_set_aside", id = %id, error = %error);
             }
             Ok(())
         })
@@ -390,8 +392,11 @@ fn clear_debris(spool: &Spool, opened: &schema::Opened) -> Result<(), StoreError
                 continue;
             }
         }
-        spool.set_body_aside(&entry.name, ".stray")?;
-        aside += 1;
+        match spool.set_body_aside(&entry.name, ".stray") {
+            Ok(()) => aside += 1,
+            // The cage lets no links and devices be made, so none can be moved either. It is in nobody's way.
+            Err(error) => tracing::error!(event = "not_set_aside", file = %name, error = %error),
+        }
     }
     db.execute("DELETE FROM doomed", []).map_err(fault)?;
     if aside > 0 {

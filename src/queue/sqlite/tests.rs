@@ -238,3 +238,16 @@ async fn whoever_goes_away_before_the_answer_holds_no_claim() {
 
     assert_eq!(due.messages.len(), 1);
 }
+
+#[tokio::test]
+async fn little_room_on_the_disk_refuses_before_there_is_none() {
+    let store = Place::new().open();
+    let free = |octets| *store.free.lock().unwrap() = Some((Instant::now() + Duration::from_secs(60), octets));
+
+    free(LOW_WATER + 1000);
+    assert!(store.room_for(1000).is_ok());
+    assert!(matches!(store.room_for(1001), Err(StoreError::Full)));
+    assert!(matches!(store.room_for(u64::MAX), Err(StoreError::Full)));
+    free(0);
+    assert!(matches!(store.room_for(0), Err(StoreError::Full)));
+}

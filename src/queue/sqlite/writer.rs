@@ -174,7 +174,7 @@ impl Writer {
             if !self.db.is_autocommit()
                 && let Err(error) = self.db.execute_batch("ROLLBACK")
             {
-                fatal("store-failed", &format!("cannot roll back: {error}"));
+                fatal("store_failed", &format!("cannot roll back: {error}"));
             }
             failure
         })
@@ -396,8 +396,8 @@ impl Failure {
 fn classify(error: &rusqlite::Error) -> Failure {
     let extended = error.sqlite_error().map_or(0, |it| it.extended_code);
     match (extended, error.sqlite_error_code()) {
-        (ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC, _) => fatal("sync-failed", &error.to_string()),
-        (_, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)) => fatal("store-damaged", &error.to_string()),
+        (ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC, _) => fatal("sync_failed", &error.to_string()),
+        (_, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)) => fatal("store_damaged", &error.to_string()),
         (_, Some(ErrorCode::DiskFull)) => Failure::Full,
         (_, Some(_) | None) => Failure::Other(error.to_string()),
     }
