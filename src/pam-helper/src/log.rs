@@ -8,6 +8,7 @@ use std::io::{self, Write as _};
 use std::os::fd::AsFd;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -26,44 +27,69 @@ pub(crate) enum Level {
 }
 
 /// A line under construction.
-pub(crate) struct Line(String);
+pub(crate) struct Line {
+    level: Level,
+    text: String,
+}
 
 impl Line {
     pub(crate) fn event(level: Level, event: &str) -> Self {
-        static JOURNAL: OnceLock<bool> = OnceLock::new();
-        let mut line = String::with_capacity(256);
-        if *JOURNAL.get_or_init(|| std::env::var_os("JOURNAL_STREAM").is_some()) {
-            let _ = write!(line, "<{}>", level as u8);
-        }
-        line.push_str("event=");
-        line.push_str(event);
-        Self(line)
+        let mut text = String::with_capacity(256);
+        text.push_str("event=");
+        text.push_str(event);
+        Self { level, text }
     }
 
     /// A value of ours: a number, a word.
     pub(crate) fn with(mut self, name: &str, value: impl fmt::Display) -> Self {
-        let _ = write!(self.0, " {name}={value}");
+        let _ = write!(self.text, " {name}={value}");
         self
     }
 
     /// A text that somebody else chose.
     pub(crate) fn text(mut self, name: &str, text: impl AsRef<[u8]>) -> Self {
-        let _ = write!(self.0, " {name}=\"{}\"", Escaped(text.as_ref()));
+        let _ = write!(self.text, " {name}=\"{}\"", Escaped(text.as_ref()));
         self
     }
 
-    pub(crate) fn write(mut self) {
+    pub(crate) fn write(self) {
+        static JOURNAL: OnceLock<bool> = OnceLock::new();
         let lost = LOST.swap(0, Ordering::Relaxed);
+        let mut line = if *JOURNAL.get_or_init(|| std::env::var_os("JOURNAL_STREAM").is_some()) {
+            format!("<{}>{} role=auth", self.level as u8, self.text)
+        } else {
+            format!("{} {} role=auth", Utc(SystemTime::now()), self.text)
+        };
         if lost > 0 {
-            let _ = write!(self.0, " lost_lines={lost}");
+            let _ = write!(line, " lost_lines={lost}");
         }
-        self.0.push('\n');
+        line.push('\n');
         let stderr = io::stderr();
         let mut room = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
         let ready = poll(&mut room, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
-        if !ready || stderr.lock().write_all(self.0.as_bytes()).is_err() {
+        if !ready || stderr.lock().write_all(line.as_bytes()).is_err() {
             LOST.fetch_add(lost + 1, Ordering::Relaxed);
         }
+    }
+}
+
+/// A time as RFC 3339 has it, in UTC, so that no file is looked into for a time zone.
+struct Utc(SystemTime);
+
+impl fmt::Display for Utc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let since = self.0.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+        // Years that begin in March end with the day that some of them lack; 400 of them repeat, 146,097 days long.
+        let days = days + 719_468;
+        let (era, day) = (days / 146_097, days % 146_097);
+        let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+        let day = day - (365 * year + year / 4 - year / 100);
+        let march = (5 * day + 2) / 153;
+        let (month, turn) = if march < 10 { (march + 3, 0) } else { (march - 9, 1) };
+        let (year, day) = (era * 400 + year + turn, day - (153 * march + 2) / 5 + 1);
+        let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", since.subsec_millis())
     }
 }
 
@@ -106,10 +132,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn times_are_those_of_the_calendar() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_399, "2000-02-28T23:59:59.000Z"),
+            (951_782_400, "2000-02-29T00:00:00.000Z"),
+            (951_868_800, "2000-03-01T00:00:00.000Z"),
+            (1_798_761_599, "2026-12-31T23:59:59.000Z"),
+            (4_107_542_400, "2100-03-01T00:00:00.000Z"),
+        ] {
+            assert_eq!(Utc(UNIX_EPOCH + std::time::Duration::from_secs(seconds)).to_string(), text);
+        }
+    }
+
+    #[test]
     fn what_others_wrote_cannot_leave_its_quotes_or_its_line() {
         let line = Line::event(Level::Info, "login").text("user", b"a\"\\\r\n\x1b[31m\xff\xe2\x80\xaee '\xc3\xa9").with("ms", 3);
 
-        assert_eq!(line.0.trim_start_matches("<6>"), r#"event=login user="a\"\\\r\n\u{1b}[31m\xff\u{202e}e 'é" ms=3"#);
+        assert_eq!(line.text, r#"event=login user="a\"\\\r\n\u{1b}[31m\xff\u{202e}e 'é" ms=3"#);
     }
 
     #[test]
