@@ -39,7 +39,10 @@ fn the_manual_page_of_the_program_is_up_to_date() {
 fn the_manual_page_of_the_helper_has_every_setting() {
     let settings = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/pam-helper/src/settings.rs")).unwrap();
     let page = std::fs::read_to_string(committed("man/pamrelay-auth.8")).unwrap();
-    let names: Vec<&str> = settings.lines().filter_map(|line| line.strip_prefix("//! | `")?.split('`').next()).collect();
+    // The rows of its table of settings, as `pamrelay-auth --help` prints them.
+    let row = |line: &str| Some(format!("PAMRELAY_{}", line.strip_prefix("    (\"")?.split('"').next()?));
+    let names: Vec<String> =
+        settings.lines().skip_while(|line| !line.contains("const TABLE")).take_while(|line| *line != "];").filter_map(row).collect();
 
     let shown: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix(".B ")).filter(|name| name.starts_with("PAMRELAY_")).collect();
 

@@ -16,7 +16,7 @@ use rustix::io::FdFlags;
 /// The hidden subcommand that leads here.
 pub const SUBCOMMAND: &str = "role-exec";
 /// Tells a role the pid of the supervisor, which it must not outlive.
-pub const SUPERVISED: &str = "SUPERVISOR_PID";
+pub const SUPERVISED: &str = "PAMRELAY_SUPERVISED";
 
 /// Becomes the role's program. Returns only if that fails.
 pub fn exec(program: &OsString, arguments: &[OsString], socket: Socket) -> io::Error {
