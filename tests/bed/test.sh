@@ -12,7 +12,8 @@ failures=0
 
 # 1. Units, dialogs, everything that cargo knows.
 if [ -z "${TESTS:-}" ]; then
-    cargo test --workspace --no-fail-fast 2>&1 | tee "$bed/cargo-test.log"
+    # Bounded, so that a test that hangs is a failure with a name (the last ones in the log) and not a night without an answer.
+    timeout --foreground 40m cargo test --workspace --no-fail-fast 2>&1 | tee "$bed/cargo-test.log"
     status=${PIPESTATUS[0]}
 else
     : >"$bed/cargo-test.log"; status=0
