@@ -1,29 +1,35 @@
 //! One accepted connection: the greeting, the handshake where it belongs, the conversation, one line at its end.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::door::Crowded;
 use super::listener::Visitor;
 use super::tls::TlsError;
 use super::{Front, TlsMode};
-use crate::session::driver::{Client, Closed, Ended, converse};
+use crate::session::driver::{Client, Closed, converse};
 use crate::session::{Plain, Session, TlsPeer};
-use crate::smtp::SessionId;
 use crate::smtp::reply::{Refusal, Reply};
 
 /// How long a client that is turned away may take to hear so.
 const TURNED_AWAY: Duration = Duration::from_secs(2);
+/// A client has so long to finish a handshake, its first octet included.
+const HANDSHAKE: Duration = Duration::from_secs(30);
 
-/// Why a connection ended other than by QUIT or 421.
-#[derive(Debug)]
-enum Broken {
-    Closed(Closed),
-    Tls(TlsError),
+/// How a connection ended.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error("{0}")]
+    Closed(#[from] Closed),
+    #[error("TLS handshake failed: {0}")]
+    Tls(#[from] TlsError),
+    #[error("STARTTLS inside TLS")]
+    TwiceSecured,
 }
 
 impl Front {
@@ -34,63 +40,65 @@ impl Front {
             Ok(seat) => seat,
             Err(crowded) => return self.turn_away(socket, peer, mode, crowded).await,
         };
-        let begun = Instant::now();
-        let mut client =
-            Client { world: &self.world, id: SessionId::fresh(), peer, deadline: begun + self.world.limits.session_timeout, faults: 0 };
+        let mut client = Client::new(&self.world, peer);
         tracing::debug!(event = "connected", session = %client.id, peer = %peer);
-        let (tls, ended) = self.talk(socket, mode, &mut client).await;
+        let (tls, end) = self.talk(socket, mode, &mut client).await;
         let tls = tls.map_or_else(|| "none".to_owned(), |tls| tls.to_string());
-        let end = match ended {
-            Ok(()) | Err(Broken::Closed(Closed::ByUs)) => "closed".to_owned(),
-            Err(Broken::Closed(Closed::ByPeer)) => "client went away".to_owned(),
-            Err(Broken::Closed(Closed::Error(error))) => error.to_string(),
-            Err(Broken::Tls(error)) => format!("TLS handshake failed: {error}"),
-        };
-        tracing::info!(event = "session_ended", session = %client.id, peer = %peer.ip(), tls, faults = client.faults, seconds = begun.elapsed().as_secs(), end);
+        tracing::info!(event = "session_ended", session = %client.id, peer = %peer.ip(), tls, seconds = client.age().as_secs(), end = %end);
     }
 
-    async fn talk(&self, socket: TcpStream, mode: TlsMode, client: &mut Client<'_>) -> (Option<TlsPeer>, Result<(), Broken>) {
+    async fn talk(&self, socket: TcpStream, mode: TlsMode, client: &mut Client<'_>) -> (Option<TlsPeer>, End) {
         let banner = Reply::banner(&self.world.site.host);
         let (socket, plain, greeting) = match mode {
             TlsMode::Implicit => (socket, Plain, Some(banner)),
             TlsMode::StartTls => match converse(socket, Session::Plain(Plain), Some(banner), client).await {
-                Ok(Ended::StartTls(socket, plain)) => (socket, plain, None),
-                Ok(Ended::Closed) => return (None, Ok(())),
-                Err(closed) => return (None, Err(Broken::Closed(closed))),
+                Ok((socket, plain)) => (socket, plain, None),
+                Err(closed) => return (None, closed.into()),
             },
         };
-        let in_clear = mode == TlsMode::Implicit && speaks_in_clear(&socket).await;
-        let (stream, tls) = match self.tls.secure(socket).await {
+        let until = Instant::now() + HANDSHAKE;
+        let first = if mode == TlsMode::Implicit { first_octet(&socket, until).await } else { None };
+        let (stream, tls) = match self.tls.secure(socket, until).await {
             Ok(secured) => secured,
             Err(error) => {
-                if in_clear {
+                // A handshake starts with 22 (RFC 8446 §5.1).
+                if first.is_some_and(|octet| octet != 22) {
                     tracing::info!(event = "plain_on_tls_port", session = %client.id, peer = %client.peer.ip(), hint = "the client is set to STARTTLS or to no encryption; this port wants TLS from the start");
                 }
-                return (None, Err(Broken::Tls(error)));
+                return (None, error.into());
             }
         };
         let session = Session::Secured(plain.secured(tls.clone()));
-        let ended = converse(stream, session, greeting, client).await;
-        (Some(tls), ended.map(|_| ()).map_err(Broken::Closed))
+        let end = match converse(stream, session, greeting, client).await {
+            Ok(_) => End::TwiceSecured,
+            Err(closed) => closed.into(),
+        };
+        (Some(tls), end)
     }
 
-    async fn turn_away(&self, mut socket: TcpStream, peer: std::net::SocketAddr, mode: TlsMode, crowded: Crowded) {
-        let limit = match crowded {
-            Crowded::InAll => "limits.sessions",
-            Crowded::FromThere => "limits.sessions_per_address",
-        };
-        tracing::warn!(event = "too_many_sessions", peer = %peer.ip(), limit);
+    /// Says why in the clear; a client that waits for TLS sees the connection close. One line a second at the most: a
+    /// crowd should not fill the log too.
+    async fn turn_away(&self, mut socket: TcpStream, peer: SocketAddr, mode: TlsMode, crowded: Crowded) {
+        if let Some(turned_away) = self.door.turned_away() {
+            let limit = match crowded {
+                Crowded::InAll => "limits.sessions",
+                Crowded::FromThere => "limits.sessions_per_address",
+            };
+            tracing::warn!(event = "too_many_sessions", peer = %peer.ip(), limit, turned_away);
+        }
         if mode == TlsMode::StartTls {
             let mut text = String::new();
             Reply::from(Refusal::TOO_MANY_SESSIONS).write(&mut text);
-            let _ = tokio::time::timeout(TURNED_AWAY, socket.write_all(text.as_bytes())).await;
+            let _ = timeout(TURNED_AWAY, socket.write_all(text.as_bytes())).await;
         }
     }
 }
 
-/// Looks at the first octet without taking it: a TLS handshake starts with 22 (RFC 8446 §5.1).
-async fn speaks_in_clear(socket: &TcpStream) -> bool {
+/// Looks at the first octet without taking it.
+async fn first_octet(socket: &TcpStream, until: Instant) -> Option<u8> {
     let mut first = [0; 1];
-    let peeked = tokio::time::timeout(Duration::from_secs(30), socket.peek(&mut first)).await;
-    matches!(peeked, Ok(Ok(1))) && first != [0x16]
+    match timeout_at(until, socket.peek(&mut first)).await {
+        Ok(Ok(1)) => Some(first[0]),
+        Ok(Ok(_) | Err(_)) | Err(_) => None,
+    }
 }

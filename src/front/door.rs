@@ -3,12 +3,21 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 #[derive(Debug)]
 pub struct Door {
     sessions: usize,
     per_address: usize,
     inside: Mutex<Inside>,
+    crowd: Mutex<Crowd>,
+}
+
+/// Those turned away since it was last said.
+#[derive(Debug, Default)]
+struct Crowd {
+    said: Option<Instant>,
+    turned_away: u64,
 }
 
 /// Bounded by `sessions`: an address without a session has no entry.
@@ -34,7 +43,7 @@ pub struct Seat {
 
 impl Door {
     pub fn new(sessions: usize, per_address: usize) -> Arc<Self> {
-        Arc::new(Self { sessions, per_address, inside: Mutex::default() })
+        Arc::new(Self { sessions, per_address, inside: Mutex::default(), crowd: Mutex::default() })
     }
 
     pub fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Seat, Crowded> {
@@ -50,6 +59,17 @@ impl Door {
         inside.by_address.insert(address, there + 1);
         inside.total += 1;
         Ok(Seat { door: Arc::clone(self), address })
+    }
+
+    /// Counts one turned away; gives their number once a second, for the log.
+    pub fn turned_away(&self) -> Option<u64> {
+        let mut crowd = self.crowd.lock().unwrap_or_else(PoisonError::into_inner);
+        crowd.turned_away += 1;
+        if crowd.said.is_some_and(|said| said.elapsed() < Duration::from_secs(1)) {
+            return None;
+        }
+        crowd.said = Some(Instant::now());
+        Some(std::mem::take(&mut crowd.turned_away))
     }
 
     pub fn is_empty(&self) -> bool {

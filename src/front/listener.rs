@@ -51,15 +51,27 @@ impl Listener {
         Ok(Self { socket: socket.into(), mode })
     }
 
+    /// Joins the runtime we are in.
+    pub(super) fn open(self) -> io::Result<OpenListener> {
+        TcpListener::from_std(self.socket).map(|socket| OpenListener { socket, mode: self.mode })
+    }
+}
+
+/// A listener that clients are accepted from.
+pub(super) struct OpenListener {
+    socket: TcpListener,
+    mode: TlsMode,
+}
+
+impl OpenListener {
     /// Accepts until the front end is asked to stop.
-    pub(super) async fn accept(self, front: Arc<Front>) -> io::Result<()> {
-        let listener = TcpListener::from_std(self.socket)?;
+    pub(super) async fn accept(self, front: Arc<Front>) {
         let mut closing = front.world.closing.clone();
         loop {
             let accepted = tokio::select! {
                 biased;
-                _ = closing.wait_for(|closing| *closing) => return Ok(()),
-                accepted = listener.accept() => accepted,
+                _ = closing.wait_for(|closing| *closing) => return,
+                accepted = self.socket.accept() => accepted,
             };
             match accepted {
                 Ok((socket, peer)) => {

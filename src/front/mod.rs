@@ -15,10 +15,11 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 pub use door::Door;
 pub use listener::{Listener, TlsMode};
-pub use tls::{Oldest, Tls, TlsError};
+pub use tls::{Tls, TlsError};
 
 use crate::auth::Helper;
 use crate::handoff::Pool;
@@ -35,7 +36,6 @@ pub struct FrontSettings {
     pub limits: Limits,
     pub sessions: usize,
     pub sessions_per_address: usize,
-    pub oldest_tls: Oldest,
     /// The doors to the other roles, as the caged front end names them.
     pub helper: Helper,
     pub keys: PathBuf,
@@ -56,6 +56,8 @@ pub enum FrontError {
     Signals(io::Error),
     #[error("cannot listen: {0}")]
     Listen(io::Error),
+    #[error("a listener ended by itself")]
+    ListenerGone,
     #[error(transparent)]
     Tls(#[from] TlsError),
 }
@@ -64,7 +66,10 @@ pub enum FrontError {
 pub async fn serve(settings: FrontSettings, listeners: Vec<Listener>, ready: impl FnOnce()) -> Result<(), FrontError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(FrontError::Signals)?;
     let (close, closing) = watch::channel(false);
-    let keys = meet_keys(settings.keys).await;
+    let keys = tokio::select! {
+        keys = meet_keys(settings.keys) => keys,
+        _ = terminate.recv() => return Ok(()),
+    };
     let front = Arc::new(Front {
         world: World {
             site: settings.site,
@@ -73,35 +78,41 @@ pub async fn serve(settings: FrontSettings, listeners: Vec<Listener>, ready: imp
             limits: settings.limits,
             closing,
         },
-        tls: Tls::new(keys.server_certs(), settings.oldest_tls)?,
+        tls: Tls::new(keys.server_certs())?,
         door: Door::new(settings.sessions, settings.sessions_per_address),
     });
-    let listening: Vec<_> = listeners.into_iter().map(|listener| tokio::spawn(listener.accept(Arc::clone(&front)))).collect();
+    let mut listening = JoinSet::new();
+    for listener in listeners {
+        let listener = listener.open().map_err(FrontError::Listen)?;
+        listening.spawn(listener.accept(Arc::clone(&front)));
+    }
     ready();
     tracing::info!(event = "front_ready", listeners = listening.len());
-    terminate.recv().await;
+    let ended = tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        // A listener ends only when it is asked to, or by a fault of ours.
+        _ = listening.join_next() => Err(FrontError::ListenerGone),
+    };
     tracing::info!(event = "front_stopping");
     let _ = close.send(true);
-    for listener in listening {
-        if let Ok(ended) = listener.await {
-            ended.map_err(FrontError::Listen)?;
-        }
-    }
+    while listening.join_next().await.is_some() {}
     let _ = tokio::time::timeout(LEAVE, async {
         while !front.door.is_empty() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
     .await;
-    Ok(())
+    ended
 }
 
 /// Waits for the key process, for as long as it takes: clients wait in the backlog meanwhile.
 async fn meet_keys(path: PathBuf) -> Arc<Keys> {
     let mut pause = Duration::from_millis(50);
     loop {
-        match Keys::connect(path.clone()) {
-            Ok(keys) => return keys,
+        let path = path.clone();
+        match tokio::task::spawn_blocking(move || Keys::connect(path)).await {
+            Ok(Ok(keys)) => return keys,
+            Ok(Err(error)) => tracing::warn!(event = "waiting_for_keys", error = %error),
             Err(error) => tracing::warn!(event = "waiting_for_keys", error = %error),
         }
         tokio::time::sleep(pause).await;

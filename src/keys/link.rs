@@ -28,6 +28,9 @@ use super::wire::{Answer, Question, Reason};
 const INLINE: Duration = Duration::from_millis(5);
 /// A peer waits for its handshake; longer than this it is better told no.
 const LIMIT: Duration = Duration::from_secs(2);
+/// Questions that may wait aside at once: each holds a thread, and a handshake beyond them fails at once, so that a key
+/// process that stands still takes no thread from established sessions.
+const ASIDE: usize = 64;
 /// Connections that wait for the next question.
 const IDLE: usize = 32;
 
@@ -133,7 +136,10 @@ impl Link {
     fn exchange(&self, stream: UnixStream, frame: &[u8], until: Instant) -> Result<Answer, Broken> {
         // While others wait for long, this one would too: it does not try inline, which costs a worker thread 5 ms.
         let first = if self.late.load(Ordering::Relaxed) == 0 { Some(talk(&stream, frame, until, Wait::Inline)) } else { None };
+        let crowded = self.late.load(Ordering::Relaxed) >= ASIDE;
         let answer = match first {
+            None if crowded => return Err(Broken::Final(KeysError::Slow)),
+            Some(Err(error)) if is_timeout(&error) && crowded => return Err(Broken::Final(KeysError::Slow)),
             None => self.patiently(|| talk(&stream, frame, until, Wait::Aside)),
             Some(Err(error)) if is_timeout(&error) => self.patiently(|| talk(&stream, &[], until, Wait::Aside)),
             Some(other) => other,

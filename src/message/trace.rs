@@ -41,7 +41,10 @@ impl Protocol {
 impl Trace {
     /// The field, folded, with its line end. `id` is the queue's; `now` in the zone to show.
     pub fn received(&self, id: &str, now: &Zoned) -> String {
-        let helo = printable(&self.helo);
+        let helo = match self.protocol {
+            Protocol::Esmtpsa => printable(&self.helo).replace(|c: char| !c.is_ascii(), "?"),
+            Protocol::Utf8Smtpsa => printable(&self.helo),
+        };
         let address = literal(self.peer.ip());
         let tls = self.tls.as_deref().map(|tls| format!("\r\n\t(using {})", comment(tls))).unwrap_or_default();
         format!(
@@ -94,6 +97,15 @@ mod tests {
             "Received: from laptop.example ([192.0.2.7])\r\n\t(using TLS1.3 with cipher TLS13_AES_256_GCM_SHA384)\r\n\t\
              by mail.example (pamrelay) with ESMTPSA id abc;\r\n\tFri, 20 Nov 2026 11:12:13 +0100\r\n"
         );
+    }
+
+    #[test]
+    fn a_header_is_ascii_unless_the_message_is_international() {
+        let now: Zoned = "2026-11-20T11:12:13+01:00[+01:00]".parse().unwrap();
+        let named = |protocol| Trace { helo: "bücher.example".into(), protocol, ..trace() }.received("abc", &now);
+
+        assert!(named(Protocol::Esmtpsa).starts_with("Received: from b?cher.example ("));
+        assert!(named(Protocol::Utf8Smtpsa).starts_with("Received: from bücher.example ("));
     }
 
     #[test]

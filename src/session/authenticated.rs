@@ -26,7 +26,7 @@ impl Authenticated {
     pub(super) fn command(self, command: Command<'_>, site: &Site) -> Step {
         match command {
             Command::Ehlo(name) => answer(Self { hello: name.to_owned(), ..self }, hello::ehlo(site, Offer::Nothing)),
-            Command::Helo(name) => answer(Self { hello: name.to_owned(), ..self }, hello::helo(site)),
+            Command::Helo(name) => answer(Self { hello: name.to_owned(), ..self }, Reply::helo(&site.host)),
             Command::Mail { path, params } => self.mail(path, params, site),
             Command::Auth { .. } => answer(self, Refusal::AUTH_ONCE),
             Command::StartTls => answer(self, Refusal::ALREADY_SECURE),

@@ -12,16 +12,10 @@ pub(super) enum Offer {
 }
 
 pub(super) fn ehlo(site: &Site, offer: Offer) -> Reply {
-    let offered = match offer {
-        Offer::StartTls => "\nSTARTTLS",
-        Offer::Auth => "\nAUTH PLAIN LOGIN",
-        Offer::Nothing => "",
+    let offered: &[&str] = match offer {
+        Offer::StartTls => &["STARTTLS"],
+        Offer::Auth => &["AUTH PLAIN LOGIN"],
+        Offer::Nothing => &[],
     };
-    let text =
-        format!("{}\nPIPELINING\nSIZE {}\n8BITMIME\nENHANCEDSTATUSCODES\nDSN\nSMTPUTF8{offered}\nHELP", site.host, site.message_size);
-    Reply { code: 250, status: None, text: text.into() }
-}
-
-pub(super) fn helo(site: &Site) -> Reply {
-    Reply { code: 250, status: None, text: site.host.clone().into() }
+    Reply::ehlo(&site.host, site.message_size, offered)
 }

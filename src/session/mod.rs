@@ -51,6 +51,13 @@ pub enum Session {
     Addressed(Addressed),
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// Its lines may hold a password, and it has not long to say it.
+    Stranger,
+    User,
+}
+
 /// What the driver has to do next.
 #[derive(Debug)]
 pub enum Step {
@@ -93,11 +100,11 @@ impl Session {
         }
     }
 
-    /// Whether lines of this state may hold a password, so that the driver wipes them.
-    pub fn hears_secrets(&self) -> bool {
+    /// Who is speaking, as far as is known.
+    pub fn who(&self) -> Who {
         match self {
-            Self::Plain(_) | Self::Secured(_) | Self::Challenged(_) => true,
-            Self::Authenticated(_) | Self::Addressing(_) | Self::Addressed(_) => false,
+            Self::Plain(_) | Self::Secured(_) | Self::Challenged(_) => Who::Stranger,
+            Self::Authenticated(_) | Self::Addressing(_) | Self::Addressed(_) => Who::User,
         }
     }
 

@@ -19,7 +19,7 @@ impl Plain {
     pub(super) fn command(self, command: Command<'_>, site: &Site) -> Step {
         match command {
             Command::Ehlo(_) => answer(self, hello::ehlo(site, Offer::StartTls)),
-            Command::Helo(_) => answer(self, hello::helo(site)),
+            Command::Helo(_) => answer(self, Reply::helo(&site.host)),
             Command::StartTls => Step::StartTls(self),
             Command::Auth { .. } => answer(self, Refusal::AUTH_NEEDS_TLS),
             Command::Noop | Command::Rset => answer(self, Reply::OK),

@@ -1,5 +1,7 @@
 //! A mail transaction: MAIL was taken, then recipients, then the text (RFC 5321 §3.3).
 
+use std::collections::HashSet;
+
 use super::authenticated::Authenticated;
 use super::{Session, Site, Step, answer};
 use crate::handoff::{QueueId, Refused};
@@ -24,6 +26,8 @@ pub struct Addressed {
     client: Authenticated,
     params: MailParams,
     envelope: Envelope,
+    /// The recipients' delivery keys: the same mailbox again is one delivery.
+    known: HashSet<String>,
 }
 
 /// 354 was said; the text is on its way.
@@ -75,7 +79,8 @@ impl Addressing {
             ret: params.ret,
             envid: params.envid.clone(),
         };
-        Addressed { client, params, envelope }
+        let known = HashSet::from([envelope.first.mailbox.delivery_key()]);
+        Addressed { client, params, envelope, known }
     }
 }
 
@@ -95,14 +100,15 @@ impl Addressed {
         }
     }
 
-    /// The same mailbox again is one delivery.
     fn add(&mut self, it: Recipient, site: &Site) -> Result<Reply, Refusal> {
-        if self.envelope.recipients().any(|known| known.mailbox.same_as(&it.mailbox)) {
+        let key = it.mailbox.delivery_key();
+        if self.known.contains(&key) {
             return Ok(Reply::RECIPIENT_OK);
         }
         if self.envelope.recipients().len() >= site.recipients {
             return Err(Refusal::TOO_MANY_RECIPIENTS);
         }
+        self.known.insert(key);
         self.envelope.rest.push(it);
         Ok(Reply::RECIPIENT_OK)
     }

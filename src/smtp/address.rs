@@ -113,9 +113,10 @@ impl Mailbox {
         self.local.is_ascii() && self.domain.is_ascii()
     }
 
-    /// The same mailbox for delivery purposes: the domain folds case, the local part does not (RFC 5321 §2.4).
-    pub fn same_as(&self, other: &Self) -> bool {
-        self.local == other.local && self.domain.same_as(&other.domain)
+    /// Equal for what is one mailbox to delivery: the domain folds case and spelling, the local part does not (RFC 5321 §2.4).
+    pub fn delivery_key(&self) -> String {
+        let domain = self.domain.to_dns().unwrap_or_else(|| self.domain.to_string());
+        format!("{}@{domain}", self.local)
     }
 }
 
@@ -154,14 +155,6 @@ impl Domain {
         match self {
             Self::Name(name) => name.is_ascii(),
             Self::Literal(_) => true,
-        }
-    }
-
-    pub fn same_as(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Name(a), Self::Name(b)) => a.eq_ignore_ascii_case(b) || (self.to_dns() == other.to_dns()),
-            (Self::Literal(a), Self::Literal(b)) => a == b,
-            (Self::Name(_), Self::Literal(_)) | (Self::Literal(_), Self::Name(_)) => false,
         }
     }
 }
@@ -364,11 +357,13 @@ mod tests {
     }
 
     #[test]
-    fn compares_domains_without_case_and_across_idn_forms() {
-        let a = Domain::parse("BÜCHER.example").unwrap();
-        let b = Domain::parse("xn--bcher-kva.EXAMPLE").unwrap();
+    fn one_mailbox_has_one_key_whatever_the_spelling_of_its_domain() {
+        let key = |text| Mailbox::parse(text, International::Utf8).unwrap().delivery_key();
 
-        assert!(a.same_as(&b));
+        assert_eq!(key("a@BÜCHER.example"), key("a@xn--bcher-kva.EXAMPLE"));
+        assert_ne!(key("a@b.example"), key("A@b.example"));
+        // Neither is a name that DNS could have; they are still two.
+        assert_ne!(key("a@xn--a.example"), key("a@xn--b.example"));
     }
 
     proptest! {

@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn agrees_with_the_reference_on_every_short_text_at_every_split() {
         const ALPHABET: &[u8] = b"\r\n.\0x";
-        for length in 0..=6_u32 {
+        for length in 0..=7_u32 {
             for number in 0..ALPHABET.len().pow(length) {
                 let mut left = number;
                 let head: Vec<u8> = (0..length)

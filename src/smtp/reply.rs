@@ -51,6 +51,13 @@ impl Reply {
     }
 }
 
+impl Reply {
+    /// Whether it counts against a client's patience: not understood, out of order, or a login refused.
+    pub fn is_a_client_fault(&self) -> bool {
+        matches!(self.code, 500..=504 | 530 | 535 | 538)
+    }
+}
+
 impl Refusal {
     const fn new(code: u16, subject: u16, detail: u16, text: &'static str) -> Self {
         Self(Reply::new(code, subject, detail, text))
@@ -83,6 +90,21 @@ impl Reply {
 
     pub fn banner(host: &str) -> Self {
         Self { code: 220, status: None, text: Cow::Owned(format!("{host} ESMTP pamrelay")) }
+    }
+
+    /// Our name and what we can do; `offered` depends on the state of the session (RFC 5321 §4.1.1.1).
+    pub fn ehlo(host: &str, message_size: u64, offered: &[&str]) -> Self {
+        let mut text = format!("{host}\nPIPELINING\nSIZE {message_size}\n8BITMIME\nENHANCEDSTATUSCODES\nDSN\nSMTPUTF8\n");
+        for keyword in offered {
+            text.push_str(keyword);
+            text.push('\n');
+        }
+        text.push_str("HELP");
+        Self { code: 250, status: None, text: Cow::Owned(text) }
+    }
+
+    pub fn helo(host: &str) -> Self {
+        Self { code: 250, status: None, text: Cow::Owned(host.to_owned()) }
     }
 
     /// A SASL challenge, already in base64 (RFC 4954 §4).
@@ -149,7 +171,6 @@ impl Refusal {
     pub const FULL: Self = Self::new(452, 3, 1, "No space for the message now, try again later");
     pub const QUEUE_UNAVAILABLE: Self = Self::new(451, 3, 0, "Cannot queue the message now, try again later");
     pub const THROTTLED: Self = Self::new(454, 7, 0, "Too many attempts, try again later");
-    pub const TLS_UNAVAILABLE: Self = Self::new(454, 7, 0, "TLS is not available now, try again later");
     pub const TOO_MANY_RECIPIENTS: Self = Self::new(452, 5, 3, "Too many recipients: send the rest in another message");
 }
 
@@ -159,6 +180,7 @@ impl Refusal {
     pub const HANGING_UP: Self = Self::new(421, 3, 2, "Shutting down, closing connection");
     pub const IDLE: Self = Self::new(421, 4, 2, "Waited too long, closing connection");
     pub const INJECTION: Self = Self::new(554, 7, 0, "Nothing may follow STARTTLS before the handshake, closing connection");
+    pub const NO_LOGIN: Self = Self::new(421, 4, 2, "Not logged in for too long, closing connection");
     pub const OTHER_PROTOCOL: Self = Self::new(421, 5, 1, "This is a mail server, closing connection");
     pub const SESSION_OVER: Self = Self::new(421, 4, 2, "This session has lasted long enough, closing connection");
     pub const TLS_ON_PLAIN: Self = Self::new(421, 5, 1, "This port starts without TLS: use STARTTLS, closing connection");

@@ -11,7 +11,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use pamrelay::auth::Helper;
 use pamrelay::delivery::job::{Body, Job};
-use pamrelay::front::{self, FrontSettings, Listener, Oldest, TlsMode};
+use pamrelay::front::{self, FrontSettings, Listener, TlsMode};
 use pamrelay::keys::law::Law;
 use pamrelay::keys::ring::Ring;
 use pamrelay::keys::server::{self, Server, Users};
@@ -55,12 +55,12 @@ impl Relay {
                 bad_commands: 13,
                 command_timeout: Duration::from_secs(2),
                 data_timeout: Duration::from_secs(2),
+                login_timeout: Duration::from_secs(5),
                 session_timeout: Duration::from_secs(60),
                 failure_floor: Duration::from_millis(20),
             },
             sessions: 100,
             sessions_per_address: 100,
-            oldest_tls: Oldest::Tls12,
             helper: Helper::served_by(at("auth"), Duration::from_secs(1), rustix::process::getuid().as_raw()),
             keys: at("keys"),
             queue: at("queue"),

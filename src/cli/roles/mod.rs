@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::{Failure, Status};
 use crate::auth::Helper;
 use crate::config::{Config, Listen, ListenTls, Sandbox};
-use crate::front::{self, FrontSettings, Listener, Oldest, TlsMode};
+use crate::front::{self, FrontSettings, Listener, TlsMode};
 use crate::keys::KeysSettings;
 use crate::keys::law::Law;
 use crate::keys::server::Users;
@@ -73,12 +73,12 @@ fn front_settings(config: &Config, jail: &Path) -> FrontSettings {
             bad_commands: limits.bad_commands,
             command_timeout: limits.command_timeout,
             data_timeout: limits.data_timeout,
+            login_timeout: Duration::from_secs(120),
             session_timeout: limits.session_timeout,
             failure_floor: config.auth.failure_floor,
         },
         sessions: limits.sessions,
         sessions_per_address: limits.sessions_per_address,
-        oldest_tls: Oldest::Tls12,
         helper: Helper::new(jail.join("auth"), config.auth.deadline + HELPER_SLACK),
         keys: jail.join("keys"),
         queue: jail.join("queue"),

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 pub use wire::Closed;
 use wire::Wire;
 
-use super::{Plain, Session, Site, Step};
+use super::{Plain, Session, Site, Step, Who};
 use crate::auth::Helper;
 use crate::handoff::Pool;
 use crate::smtp::SessionId;
@@ -40,6 +40,8 @@ pub struct Limits {
     pub command_timeout: Duration,
     /// Without progress while a text is received.
     pub data_timeout: Duration,
+    /// From the connection to the login.
+    pub login_timeout: Duration,
     pub session_timeout: Duration,
     /// A refused login is answered no sooner.
     pub failure_floor: Duration,
@@ -47,23 +49,17 @@ pub struct Limits {
 
 /// One client, whatever its stream.
 pub struct Client<'a> {
-    pub world: &'a World,
+    world: &'a World,
     pub id: SessionId,
     pub peer: SocketAddr,
-    pub deadline: Instant,
-    /// Commands that were refused so far.
-    pub faults: u32,
+    begun: Instant,
+    /// Commands not understood or out of order, and refused logins, since the last message.
+    faults: u32,
 }
 
-/// How a conversation on one stream ended, if not by itself.
-pub enum Ended<S> {
-    Closed,
-    /// 220 was said: the stream is ready for a handshake.
-    StartTls(S, Plain),
-}
-
-/// Speaks with a client until it leaves, is sent away, or starts TLS. `greeting` goes first, if there is one.
-pub async fn converse<S>(stream: S, mut session: Session, greeting: Option<Reply>, client: &mut Client<'_>) -> Result<Ended<S>, Closed>
+/// Speaks with a client until it starts TLS, or until the conversation is over. `greeting` goes first, if there is one.
+/// The stream that comes back is ready for a handshake: 220 was said.
+pub async fn converse<S>(stream: S, mut session: Session, greeting: Option<Reply>, client: &mut Client<'_>) -> Result<(S, Plain), Closed>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -73,34 +69,33 @@ where
     }
     let mut heard = Instant::now();
     loop {
-        let line = match wire.cut(session.line_limit()) {
+        let who = session.who();
+        let (line, consumed) = match wire.cut(session.line_limit()) {
             Cut::Line { text, consumed } => (Ok(text), consumed),
             Cut::Bad { fault, consumed } => (Err(fault), consumed),
             Cut::Incomplete { consumed } => {
-                wire.forget(consumed, session.hears_secrets());
-                client.next_input(&mut wire, heard).await?;
+                wire.forget(consumed, who);
+                client.next_input(&mut wire, who, heard).await?;
                 if matches!(session, Session::Plain(_)) && wire.starts_like_tls() {
                     tracing::info!(event = "tls_on_plain_port", session = %client.id, peer = %client.peer.ip(), hint = "the client is set to SSL/TLS; it should use STARTTLS on this port, or the port for TLS");
-                    return wire.close(&Refusal::TLS_ON_PLAIN.into()).await.map(|()| Ended::Closed);
+                    return Err(wire.close(&Refusal::TLS_ON_PLAIN.into()).await);
                 }
                 continue;
             }
         };
-        let (line, consumed) = line;
-        let secret = session.hears_secrets();
         let step = session.line(line, &client.world.site);
-        wire.forget(consumed, secret);
+        wire.forget(consumed, who);
         let (next, reply) = match step {
             Step::Reply(next, reply) => (next, reply),
-            Step::Close(reply) => return wire.close(&reply).await.map(|()| Ended::Closed),
+            Step::Close(reply) => return Err(wire.close(&reply).await),
             Step::StartTls(_) if !wire.input_is_empty() => {
                 tracing::warn!(event = "starttls_injection", session = %client.id, peer = %client.peer.ip());
-                return wire.close(&Refusal::INJECTION.into()).await.map(|()| Ended::Closed);
+                return Err(wire.close(&Refusal::INJECTION.into()).await);
             }
             Step::StartTls(plain) => {
                 wire.say(&Reply::START_TLS);
                 wire.flush(client.world.limits.command_timeout).await?;
-                return Ok(Ended::StartTls(wire.into_stream(), plain));
+                return Ok((wire.into_stream(), plain));
             }
             Step::Check(checking, credentials) => {
                 wire.flush(client.world.limits.command_timeout).await?;
@@ -113,8 +108,7 @@ where
             Step::Receive(receiving) => client.receive(&mut wire, receiving).await?,
         };
         if client.is_worn_out_by(&reply) {
-            tracing::info!(event = "too_many_errors", session = %client.id, peer = %client.peer.ip());
-            return wire.close(&Refusal::TOO_MANY_ERRORS.into()).await.map(|()| Ended::Closed);
+            return Err(wire.close(&Refusal::TOO_MANY_ERRORS.into()).await);
         }
         session = next;
         wire.say(&reply);
@@ -122,29 +116,46 @@ where
     }
 }
 
-impl Client<'_> {
-    /// Sends what is waiting and reads more; says why it closes when there is nothing to wait for any longer. The time counts from the last whole
-    /// command, `heard`: a byte now and then does not hold a session.
-    async fn next_input<S>(&self, wire: &mut Wire<S>, heard: Instant) -> Result<(), Closed>
+impl<'a> Client<'a> {
+    pub fn new(world: &'a World, peer: SocketAddr) -> Self {
+        Self { world, id: SessionId::fresh(), peer, begun: Instant::now(), faults: 0 }
+    }
+
+    /// How long the connection has lasted.
+    pub fn age(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// Sends what is waiting and reads more; says why it closes when there is nothing to wait for any longer. The time
+    /// counts from the last whole command, `heard`: a byte now and then does not hold a session.
+    async fn next_input<S>(&self, wire: &mut Wire<S>, who: Who, heard: Instant) -> Result<(), Closed>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let limits = &self.world.limits;
-        wire.flush(limits.command_timeout).await?;
-        let idle = heard + limits.command_timeout;
+        wire.flush(self.world.limits.command_timeout).await?;
+        let (until, refusal) = self.patience(who, heard + self.world.limits.command_timeout);
         let mut closing = self.world.closing.clone();
         let refusal = tokio::select! {
             biased; // the clock first: who never stops sending is not heard for ever
-            () = tokio::time::sleep_until(idle.min(self.deadline)) => if idle < self.deadline { Refusal::IDLE } else { Refusal::SESSION_OVER },
+            () = tokio::time::sleep_until(until) => refusal,
             _ = closing.wait_for(|closing| *closing) => Refusal::HANGING_UP,
             read = wire.fill() => return read,
         };
-        wire.close(&refusal.into()).await?;
-        Err(Closed::ByUs)
+        Err(wire.close(&refusal.into()).await)
+    }
+
+    /// Until when somebody is waited for who would be idle at `idle`, and what is said then.
+    fn patience(&self, who: Who, idle: Instant) -> (Instant, Refusal) {
+        let limits = &self.world.limits;
+        let (over, refusal) = match who {
+            Who::Stranger => (self.begun + limits.login_timeout, Refusal::NO_LOGIN),
+            Who::User => (self.begun + limits.session_timeout, Refusal::SESSION_OVER),
+        };
+        if idle < over { (idle, Refusal::IDLE) } else { (over, refusal) }
     }
 
     fn is_worn_out_by(&mut self, reply: &Reply) -> bool {
-        self.faults += u32::from(reply.code >= 500);
+        self.faults += u32::from(reply.is_a_client_fault());
         self.faults > self.world.limits.bad_commands
     }
 }

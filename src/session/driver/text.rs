@@ -3,6 +3,8 @@
 //! Whatever is wrong with it, the text is read to its end, so that no line of it is taken for a command; and a
 //! client that goes away in the middle leaves nothing behind.
 
+use std::time::Duration;
+
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
@@ -11,14 +13,17 @@ use super::wire::{Closed, Wire};
 use crate::handoff::{Answer, HandoffError, Opening, Proof, Transfer};
 use crate::message::hops::Hops;
 use crate::message::trace::{Protocol, Trace};
-use crate::session::Session;
 use crate::session::transaction::{Received, Receiving};
+use crate::session::{Session, Who};
 use crate::smtp::data::Decoder;
 use crate::smtp::envelope::International;
 use crate::smtp::reply::{Refusal, Reply};
 
 /// Octets of text that go to the queue at a time.
 const CHUNK: usize = 32 * 1024;
+
+/// Octets in a second that a text must have beyond one pause: the slowest line that anybody sends mail over.
+const SLOWEST: u64 = 1024;
 
 /// A text on its way to the queue, until something is wrong with it.
 enum Way {
@@ -27,7 +32,7 @@ enum Way {
 }
 
 impl Client<'_> {
-    pub(super) async fn receive<S>(&self, wire: &mut Wire<S>, receiving: Receiving) -> Result<(Session, Reply), Closed>
+    pub(super) async fn receive<S>(&mut self, wire: &mut Wire<S>, receiving: Receiving) -> Result<(Session, Reply), Closed>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -37,6 +42,7 @@ impl Client<'_> {
         };
         wire.say(&Reply::GO_AHEAD);
         wire.flush(self.world.limits.command_timeout).await?;
+        let begun = Instant::now();
         let (mut decoder, mut hops, mut text, mut size) = (Decoder::default(), Hops::default(), Vec::new(), 0_u64);
         loop {
             let before = text.len();
@@ -55,10 +61,9 @@ impl Client<'_> {
                 break;
             }
             if size > self.world.site.message_size.saturating_mul(2) {
-                wire.close(&Refusal::TOO_LARGE.into()).await?;
-                return Err(Closed::ByUs);
+                return Err(wire.close(&Refusal::TOO_LARGE.into()).await);
             }
-            self.more_text(wire).await?;
+            self.more_text(wire, begun, size).await?;
         }
         let received = match way {
             Way::Refused(refusal) => Received::Refused(refusal),
@@ -68,6 +73,9 @@ impl Client<'_> {
                 Ok(()) => self.finish(transfer).await,
             },
         };
+        if matches!(received, Received::Queued(_)) {
+            self.faults = 0;
+        }
         self.log_received(&receiving, &received, size);
         Ok(receiving.settle(received))
     }
@@ -114,17 +122,18 @@ impl Client<'_> {
         }
     }
 
-    async fn more_text<S>(&self, wire: &mut Wire<S>) -> Result<(), Closed>
+    /// A text may pause for so long, and takes so long at the most: a client that drips holds its way to the queue no
+    /// longer than one at the slowest rate would.
+    async fn more_text<S>(&self, wire: &mut Wire<S>, begun: Instant, size: u64) -> Result<(), Closed>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let until = (Instant::now() + self.world.limits.data_timeout).min(self.deadline);
+        let pause = self.world.limits.data_timeout;
+        let slowest = begun + pause + Duration::from_secs(size / SLOWEST);
+        let (until, refusal) = self.patience(Who::User, slowest.min(Instant::now() + pause));
         match tokio::time::timeout_at(until, wire.fill_text()).await {
             Ok(read) => read,
-            Err(_) => {
-                wire.close(&Refusal::IDLE.into()).await?;
-                Err(Closed::ByUs)
-            }
+            Err(_) => Err(wire.close(&refusal.into()).await),
         }
     }
 

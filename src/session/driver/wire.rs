@@ -2,6 +2,7 @@
 //!
 //! An idle session keeps one KiB: memory for a text is taken when it comes and given back after it.
 
+use std::borrow::Cow;
 use std::io;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use zeroize::Zeroize as _;
 
+use crate::session::Who;
 use crate::smtp::data::{Decoder, Progress};
 use crate::smtp::line::{Cut, Lines};
 use crate::smtp::reply::Reply;
@@ -21,10 +23,16 @@ const TEXT_BUFFER: usize = 16 * 1024;
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// The conversation is over; nobody's fault.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Closed {
+    #[error("the client went away")]
     ByPeer,
-    ByUs,
+    /// With our last words.
+    #[error("{0}")]
+    ByUs(Cow<'static, str>),
+    #[error("the client does not take our reply")]
+    Deaf,
+    #[error("{0}")]
     Error(io::Error),
 }
 
@@ -69,8 +77,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// Drops the front of the input; wiped first if it may hold a password.
-    pub(super) fn forget(&mut self, consumed: usize, secret: bool) {
-        if secret && let Some(said) = self.input.get_mut(..consumed) {
+    pub(super) fn forget(&mut self, consumed: usize, said_by: Who) {
+        if said_by == Who::Stranger
+            && let Some(said) = self.input.get_mut(..consumed)
+        {
             said.zeroize();
         }
         self.input.advance(consumed);
@@ -98,7 +108,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             self.stream.write_all(self.output.as_bytes()).await?;
             self.stream.flush().await
         };
-        tokio::time::timeout(patience, send).await.map_err(|_| Closed::ByUs)??;
+        tokio::time::timeout(patience, send).await.map_err(|_| Closed::Deaf)??;
         self.output.clear();
         Ok(())
     }
@@ -134,10 +144,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// Says a last reply and ends the stream; a client that does not listen is not waited for.
-    pub(super) async fn close(&mut self, reply: &Reply) -> Result<(), Closed> {
+    pub(super) async fn close(&mut self, reply: &Reply) -> Closed {
         self.say(reply);
-        self.flush(FAREWELL).await?;
+        if let Err(closed) = self.flush(FAREWELL).await {
+            return closed;
+        }
         let _ = tokio::time::timeout(FAREWELL, self.stream.shutdown()).await;
-        Ok(())
+        Closed::ByUs(reply.text.clone())
     }
 }
