@@ -41,7 +41,7 @@ pub use draft::BodyDraft;
 use draft::blocking;
 use rows::{NewRow, RawRow, RowBody};
 pub use schema::SchemaError;
-use writer::{Answer, Loaded, Op, Read, ThenRow, Write, Writer};
+use writer::{Answer, Later, Loaded, Op, Read, ThenRow, Write, Writer};
 
 use super::message::{Message, NewMessage, Progress, Timing};
 use super::moment::Moment;
@@ -65,10 +65,10 @@ pub enum OpenError {
 }
 
 /// The open queue. Dropping it waits for what was asked of it and closes the database.
-#[derive(Debug)]
 pub struct SqliteStore {
     spool: Arc<Spool>,
     ops: Option<Sender<Op>>,
+    later: Arc<Later>,
     thread: Option<JoinHandle<()>>,
     last_id: AtomicU64,
     /// What was free on the disk, and when that was.
@@ -90,14 +90,15 @@ impl SqliteStore {
         File::open(path).and_then(|it| it.sync_all()).map_err(|source| StoreError::File { what: "sync", path: path.to_owned(), source })?;
         clear_debris(&spool, &opened)?;
         let last_id = AtomicU64::new(rows::newest(&opened.connection).map_err(fault)?);
-        let writer = Writer::new(opened.connection, Arc::clone(&spool)).map_err(fault)?;
+        let later = Arc::new(Later::default());
+        let writer = Writer::new(opened.connection, Arc::clone(&spool), Arc::clone(&later)).map_err(fault)?;
         let (ops, asked) = mpsc::channel();
         let thread = std::thread::Builder::new().name("queue-writer".into()).spawn(move || {
             if std::panic::catch_unwind(AssertUnwindSafe(|| writer.run(&asked))).is_err() {
                 fatal("store_failed", "the store's thread panicked");
             }
         });
-        Ok(Self { spool, ops: Some(ops), thread: Some(thread.map_err(OpenError::Thread)?), last_id, free: Mutex::default() })
+        Ok(Self { spool, ops: Some(ops), later, thread: Some(thread.map_err(OpenError::Thread)?), last_id, free: Mutex::default() })
     }
 
     /// Octets that were free a moment ago.
@@ -129,6 +130,11 @@ impl SqliteStore {
 
     fn ask(&self, op: Op) -> Result<(), StoreError> {
         self.ops.as_ref().ok_or(StoreError::Closed)?.send(op).map_err(|_| StoreError::Closed)
+    }
+
+    /// Asks for what may share the sync of the next message that comes in.
+    fn ask_later(&self, write: Write) -> Result<(), StoreError> {
+        if self.later.put(write) { self.ask(Op::Later) } else { Ok(()) }
     }
 
     async fn asked<T>(&self, op: impl FnOnce(Answer<T>) -> Op) -> Result<T, StoreError> {
@@ -261,7 +267,7 @@ impl QueueStore for SqliteStore {
     fn note(&self, id: QueueId, progress: &Progress) {
         let (answer, _) = oneshot::channel();
         let then = ThenRow::GoOn { progress: put_progress(progress) };
-        let _ = self.ask(Op::Write(Write::Settle { id, then, report: None, answer })); // without the thread this process is ending
+        let _ = self.ask_later(Write::Settle { id, then, report: None, answer }); // without the thread this process is ending
     }
 
     async fn settle(&self, settlement: Settlement<BodyDraft>) -> Result<Option<QueueId>, StoreError> {
@@ -274,7 +280,13 @@ impl QueueStore for SqliteStore {
             Then::Retry { progress, timing } => ThenRow::Retry { progress: put_progress(&progress), timing },
             Then::Finished => ThenRow::Finished,
         };
-        self.asked(|answer| Op::Write(Write::Settle { id, then, report, answer })).await
+        let (answer, heard) = oneshot::channel();
+        if report.is_some() {
+            self.ask(Op::Write(Write::Settle { id, then, report, answer }))?;
+        } else {
+            self.ask_later(Write::Settle { id, then, report, answer })?;
+        }
+        heard.await.unwrap_or(Err(StoreError::Closed))
     }
 
     async fn page(&self, after: Option<QueueId>, limit: usize) -> Result<Vec<Entry>, StoreError> {

@@ -169,10 +169,11 @@ fn bounded(place: &Place, pages: u32) -> SqliteStore {
     let spool = Arc::new(Spool::open(&place.spool()).unwrap());
     let opened = schema::open(&place.spool().join("queue.db")).unwrap();
     opened.connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).unwrap();
-    let writer = Writer::new(opened.connection, Arc::clone(&spool)).unwrap();
+    let later = Arc::new(Later::default());
+    let writer = Writer::new(opened.connection, Arc::clone(&spool), Arc::clone(&later)).unwrap();
     let (ops, asked) = mpsc::channel();
     let thread = std::thread::spawn(move || writer.run(&asked));
-    SqliteStore { spool, ops: Some(ops), thread: Some(thread), last_id: AtomicU64::new(0), free: Mutex::default() }
+    SqliteStore { spool, ops: Some(ops), later, thread: Some(thread), last_id: AtomicU64::new(0), free: Mutex::default() }
 }
 
 #[tokio::test]

@@ -3,8 +3,10 @@
 //! ```text
 //! inserts ─┐                                   ┌─▶ answers: durable
 //! settles ─┼─▶ [waiting] ─▶ BEGIN … COMMIT ────┤
-//! deletes ─┘      ▲          (one sync)        └─▶ body files unlinked
+//! changes ─┘      ▲          (one sync)        └─▶ body files unlinked
 //!                 └── what came meanwhile      then reads, outside of any transaction
+//!
+//! Settlements alone start no transaction at once: they wait up to 10 ms for an insert to ride along with.
 //! ```
 //!
 //! Invariants: nobody hears `Ok` before the commit that holds their change returned. A settlement that finds no room is
@@ -12,9 +14,9 @@
 //! damaged while it runs, ends the process.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, ffi};
@@ -31,6 +33,9 @@ use crate::queue::store::{Change, Claim, Claimed, DueQuery, StoreError};
 const BATCH: usize = 1024;
 /// Pages in the log before they are copied into the database.
 const CHECKPOINT: i32 = 16 * 1024;
+/// How long a settlement may wait for a message that comes in, whose sync it then shares. A crash meanwhile repeats a
+/// delivery, as one a moment earlier would have.
+const RIDE_ALONG: Duration = Duration::from_millis(10);
 /// How long to wait before a settlement that found no room is tried again.
 const OWED_PAUSE: Duration = Duration::from_secs(1);
 
@@ -41,7 +46,13 @@ pub(super) enum Op {
     Write(Write),
     Read(Read),
     Unclaim(QueueId),
+    /// There is something that can wait.
+    Later,
 }
+
+/// Settlements that can wait for company. They are not sent one by one, because each would wake the thread.
+#[derive(Default)]
+pub(super) struct Later(Mutex<Vec<Write>>);
 
 pub(super) enum Write {
     Insert {
@@ -111,6 +122,7 @@ enum Done {
 pub(super) struct Writer {
     db: Connection,
     spool: Arc<Spool>,
+    later: Arc<Later>,
     claims: HashSet<QueueId>,
     /// Settlements that found no room yet.
     owed: Vec<Write>,
@@ -120,28 +132,29 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(mut db: Connection, spool: Arc<Spool>) -> rusqlite::Result<Self> {
+    pub(super) fn new(mut db: Connection, spool: Arc<Spool>, later: Arc<Later>) -> rusqlite::Result<Self> {
         let log_pages = Arc::new(AtomicI32::new(0));
         let counter = Arc::clone(&log_pages);
         db.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages: i32| {
             counter.store(pages, Ordering::Relaxed);
             Ok(())
         }))?;
-        Ok(Self { db, spool, claims: HashSet::new(), owed: Vec::new(), unlinked: Vec::new(), log_pages })
+        Ok(Self { db, spool, later, claims: HashSet::new(), owed: Vec::new(), unlinked: Vec::new(), log_pages })
     }
 
     /// Works until nobody can ask any more and nothing is owed.
     pub(super) fn run(mut self, ops: &Receiver<Op>) {
         loop {
-            let first =
-                if self.owed.is_empty() { ops.recv().map_err(|_| RecvTimeoutError::Disconnected) } else { ops.recv_timeout(OWED_PAUSE) };
-            let ended = matches!(first, Err(RecvTimeoutError::Disconnected));
-            let (mut writes, mut reads) = (Vec::new(), Vec::new());
-            for op in first.into_iter().chain(ops.try_iter()).take(BATCH) {
+            let (batch, ended) = self.gather(ops);
+            // What could wait was asked for before what could not, so it goes first.
+            let mut writes = self.later.take();
+            let mut reads = Vec::new();
+            for op in batch {
                 match op {
                     Op::Write(write) => writes.push(write),
                     Op::Read(read) => reads.push(read),
                     Op::Unclaim(id) => _ = self.claims.remove(&id),
+                    Op::Later => {}
                 }
             }
             if !writes.is_empty() {
@@ -155,6 +168,22 @@ impl Writer {
             if ended {
                 return self.close();
             }
+        }
+    }
+
+    /// Waits for something to do and takes all that waits; whether nobody can ask any more. What can wait does so for a
+    /// moment, to share the sync of the next message that comes in.
+    fn gather(&self, ops: &Receiver<Op>) -> (Vec<Op>, bool) {
+        let first =
+            if self.owed.is_empty() { ops.recv().map_err(|_| RecvTimeoutError::Disconnected) } else { ops.recv_timeout(OWED_PAUSE) };
+        let next = match first {
+            Ok(Op::Later) => ops.recv_timeout(RIDE_ALONG),
+            other => other,
+        };
+        match next {
+            Ok(op) => (std::iter::once(op).chain(ops.try_iter()).take(BATCH).collect(), false),
+            Err(RecvTimeoutError::Timeout) => (Vec::new(), false),
+            Err(RecvTimeoutError::Disconnected) => (Vec::new(), true),
         }
     }
 
@@ -370,6 +399,19 @@ impl Writer {
         if let Err((_, error)) = self.db.close() {
             tracing::warn!(event = "store_close", reason = %error);
         }
+    }
+}
+
+impl Later {
+    /// Puts `write` with what can wait; whether the thread must be told that there is something.
+    pub(super) fn put(&self, write: Write) -> bool {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.push(write);
+        waiting.len() == 1
+    }
+
+    fn take(&self) -> Vec<Write> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
