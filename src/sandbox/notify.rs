@@ -47,13 +47,6 @@ impl Notifier {
     pub fn stopping(&self) {
         self.say("STOPPING=1\n");
     }
-
-    /// One line for `systemctl status`.
-    pub fn status(&self, text: &str) {
-        let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        self.say(&format!("STATUS={line}\n"));
-    }
-
     fn say(&self, text: &str) {
         let Some(socket) = &self.0 else { return };
         match socket.send(text.as_bytes()) {

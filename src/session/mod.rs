@@ -48,7 +48,7 @@ pub enum Session {
     Challenged(Challenged),
     Authenticated(Authenticated),
     Addressing(Addressing),
-    Addressed(Addressed),
+    Addressed(Box<Addressed>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,7 +148,13 @@ macro_rules! states {
         }
     )*};
 }
-states!(Plain, Secured, Challenged, Authenticated, Addressing, Addressed);
+states!(Plain, Secured, Challenged, Authenticated, Addressing);
+
+impl From<Addressed> for Session {
+    fn from(state: Addressed) -> Self {
+        Self::Addressed(Box::new(state))
+    }
+}
 
 #[cfg(test)]
 mod tests {
