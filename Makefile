@@ -45,5 +45,4 @@ layer: packages
 	@$(SUDO) tests/bed/packages.sh layer $(LAYER) $(MAIL_PACKAGES)
 
 release: packages
-	cargo build --workspace --release
-	cargo bench --bench load --no-run
+	cargo build --workspace --release --bins --bench load

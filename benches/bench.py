@@ -38,10 +38,13 @@ class RelayServer:
     name = "pamrelay"
 
     def start(self):
-        self.relay = bed.Relay(limits={"sessions_per_address": 5000}, delivery={"first_retry": "10s"}).start()
+        self.relay = bed.Relay(limits={"sessions_per_address": 5000}, delivery={"first_retry": "10s", "longest_retry": "10s"}).start()
 
     def memory_pids(self):
         return [self.relay.pids()["front"]]
+
+    def parts(self):
+        return self.relay.pids()
 
     def stop(self):
         self.relay.stop()
@@ -60,6 +63,9 @@ class PeerServer:
     def memory_pids(self):
         return [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and bed.command_line(entry)[:1] == ["smtpd"]]
 
+    def parts(self):
+        return {}  # hundreds of short-lived processes
+
     def stop(self):
         self.postfix.stop()
 
@@ -75,6 +81,12 @@ def pss(pids):
             if line.startswith("Pss:"):
                 total += int(line.split()[1])
     return total
+
+
+def cpu_seconds(pid):
+    """User and system time so far, of the process and of its children that have ended."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def allow_many_descriptors():
@@ -104,12 +116,18 @@ class Bench:
             if mode == "idle":
                 return self.idle(server, options)
             who = bed.ADA if mode == "logins" else bed.QUICK
+            parts = {**server.parts(), "sink": sink.pid}
+            before = {name: cpu_seconds(pid) for name, pid in parts.items()}
+            own = sum(os.times()[2:4])
             done = subprocess.run(self.command(mode, options, who), capture_output=True, text=True, timeout=300)
+            used = {name: cpu_seconds(pid) - before[name] for name, pid in parts.items()} | {"load": sum(os.times()[2:4]) - own}
             if done.returncode:
                 return done.stderr.strip()[-120:]
             seen = json.loads(done.stdout)
             wrong = {name: seen[name] for name in ("failed", "lost", "doubled", "damaged") if seen.get(name)}
-            print(f"  {server.name}: {json.dumps(seen)}", file=sys.stderr, flush=True)
+            count = seen.get("acknowledged") or seen.get("done") or 1
+            spent = ", ".join(f"{name} {seconds / count * 1e6:.0f}" for name, seconds in used.items())
+            print(f"  {server.name}: {json.dumps(seen)}\n    microseconds of CPU for each: {spent}", file=sys.stderr, flush=True)
             return f"wrong: {wrong}" if wrong else seen["rate"]
         finally:
             sink.kill()

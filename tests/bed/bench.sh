@@ -9,7 +9,7 @@ peer=$2
 options=(--net --spool target/bed/bench-spool)
 [ -z "${3:-}" ] || options+=(--layer "$3")
 
-load=$(cargo bench --bench load --no-run --message-format=json 2>/dev/null |
+load=$(cargo build --release --bench load --message-format=json 2>/dev/null |
     sed -n 's/.*"executable":"\([^"]*\/load-[^"]*\)".*/\1/p' | tail -1)
 [ -x "$load" ] || { echo "bench: the load program was not built" >&2; exit 1; }
 
