@@ -30,7 +30,7 @@ const HELPER_SLACK: Duration = Duration::from_secs(2);
 /// `pamrelay front`. What needs a file or a path comes before the cage, what needs a thread after it.
 pub(super) fn front(path: &Path) -> Result<Status, Failure> {
     let config = start("front", path)?;
-    let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let threads = threads(2);
     let cage = FrontCage { account: account(FRONT_USER)?, jail: config.jail(), policy: policy(&config) };
     let listeners = config.listen.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
     let notifier = Notifier::from_env();
@@ -40,11 +40,18 @@ pub(super) fn front(path: &Path) -> Result<Status, Failure> {
     }
 
     let settings = front_settings(&config, &caged.jail);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(processors).enable_all().build().map_err(failed)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().map_err(failed)?;
     let served = runtime.block_on(front::serve(settings, listeners, || notifier.ready()));
     notifier.stopping();
     runtime.shutdown_timeout(Duration::from_secs(1));
     served.map(|()| Status::Ok).map_err(failed)
+}
+
+/// Threads for a role that shares the machine with the others: one for so many processors. More of them wake each other
+/// for work that one does in the same time.
+fn threads(processors_each: usize) -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    (processors / processors_each).max(1)
 }
 
 fn bind(listen: &Listen) -> Result<Listener, Failure> {

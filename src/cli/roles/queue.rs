@@ -3,7 +3,6 @@
 //! Everything that is a file (time zone, trust store, name servers) is read before the cage. The queue takes mail in whether or not the key process
 //! is there; delivery begins when it has what the configuration says it shows.
 
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +38,7 @@ const CHANNEL: usize = 1024;
 
 pub(crate) fn queue(path: &Path) -> Result<Status, Failure> {
     let config = start("queue", path)?;
-    let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(4);
+    let threads = super::threads(4);
     let zone = TimeZone::system();
     let delivery = Plan::new(&config)?;
     let settings = queue_settings(&config, zone)?;
@@ -56,7 +55,7 @@ pub(crate) fn queue(path: &Path) -> Result<Status, Failure> {
         tracing::warn!(event = "sandbox_part_missing", part = %missing);
     }
 
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(processors).enable_all().build().map_err(failed)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().map_err(failed)?;
     let ended = runtime.block_on(async {
         let (to_delivery, jobs) = mpsc::channel(CHANNEL);
         let (to_queue, outcomes) = mpsc::channel(CHANNEL);

@@ -22,6 +22,8 @@ use crate::smtp::reply::{Refusal, Reply};
 /// Octets of text that go to the queue at a time.
 const CHUNK: usize = 32 * 1024;
 
+/// Room for the text of most messages.
+const SMALL: usize = 6 * 1024;
 /// Octets in a second that a text must have beyond one pause: the slowest line that anybody sends mail over.
 const SLOWEST: u64 = 1024;
 
@@ -43,7 +45,7 @@ impl Client<'_> {
         wire.say(&Reply::GO_AHEAD);
         wire.flush(self.world.limits.command_timeout).await?;
         let begun = Instant::now();
-        let (mut decoder, mut hops, mut text, mut size) = (Decoder::default(), Hops::default(), Vec::new(), 0_u64);
+        let (mut decoder, mut hops, mut text, mut size) = (Decoder::default(), Hops::default(), Vec::with_capacity(SMALL), 0_u64);
         loop {
             let before = text.len();
             let ended = wire.decode(&mut decoder, &mut text);
@@ -131,7 +133,7 @@ impl Client<'_> {
         let pause = self.world.limits.data_timeout;
         let slowest = begun + pause + Duration::from_secs(size / SLOWEST);
         let (until, refusal) = self.patience(Who::User, slowest.min(Instant::now() + pause));
-        match tokio::time::timeout_at(until, wire.fill_text()).await {
+        match tokio::time::timeout_at(until, wire.fill_text(size)).await {
             Ok(read) => read,
             Err(_) => Err(wire.close(&refusal.into()).await),
         }

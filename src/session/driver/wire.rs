@@ -17,8 +17,11 @@ use crate::smtp::reply::Reply;
 
 /// Octets read at a time while commands are expected.
 const COMMAND_BUFFER: usize = 1024;
-/// Octets read at a time while a text is received: one TLS record.
+/// Octets read at a time while a text is received: most texts are small, and the others come in whole TLS records.
+const SMALL_TEXT_BUFFER: usize = 6 * 1024;
 const TEXT_BUFFER: usize = 16 * 1024;
+/// From here on a text is not small.
+const LARGE_TEXT: u64 = 8 * 1024;
 /// How long a last reply may take to leave.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -45,13 +48,21 @@ impl From<io::Error> for Closed {
 pub(super) struct Wire<S> {
     stream: S,
     input: BytesMut,
+    /// What the memory of `input` was last made for.
+    room: Room,
     output: String,
     lines: Lines,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Room {
+    Commands,
+    Text,
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(super) fn new(stream: S) -> Self {
-        Self { stream, input: BytesMut::new(), output: String::new(), lines: Lines::default() }
+        Self { stream, input: BytesMut::new(), room: Room::Commands, output: String::new(), lines: Lines::default() }
     }
 
     pub(super) fn into_stream(self) -> S {
@@ -120,9 +131,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.read().await
     }
 
-    /// The same with room for a text.
-    pub(super) async fn fill_text(&mut self) -> Result<(), Closed> {
-        self.input.reserve(TEXT_BUFFER);
+    /// The same with room for a text, of which `size` octets have come.
+    pub(super) async fn fill_text(&mut self, size: u64) -> Result<(), Closed> {
+        self.room = Room::Text;
+        self.input.reserve(if size < LARGE_TEXT { SMALL_TEXT_BUFFER } else { TEXT_BUFFER });
         self.read().await
     }
 
@@ -135,8 +147,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// Gives back large buffers before waiting for a client that may be idle for long.
     fn rest(&mut self) {
-        if self.input.is_empty() {
+        if self.input.is_empty() && (self.room == Room::Text || self.input.capacity() > 2 * COMMAND_BUFFER) {
             self.input = BytesMut::with_capacity(COMMAND_BUFFER);
+            self.room = Room::Commands;
         }
         if self.output.is_empty() && self.output.capacity() > COMMAND_BUFFER {
             self.output = String::new();
