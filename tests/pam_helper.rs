@@ -172,6 +172,18 @@ root_test! {
         assert_eq!(words(&helper.asks("bob", "right")), "unavailable auth 0 never-asked");
     }
 
+    fn a_success_for_which_the_password_was_never_handed_over_is_none() {
+        for how in ["visible", "two"] {
+            let stage = Stage::misbehaving(how, "-DPLAIN");
+            let module = stage.dir().join("pam_fixture.so");
+            let stack = format!("auth optional {} {how}\nauth required pam_permit.so\naccount required pam_permit.so\n", module.display());
+            fs::write(stage.dir().join("pam.d/smtp"), stack).unwrap();
+            let helper = stage.start();
+
+            assert_eq!(words(&helper.asks("bob", "anything")), "unavailable auth 0 never-asked", "{how}");
+        }
+    }
+
     fn a_module_that_asks_again_gets_nothing() {
         let helper = Stage::new("auth required pam_unix.so nodelay\nauth required pam_stress.so\naccount required pam_unix.so\n").start();
 

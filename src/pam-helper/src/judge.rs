@@ -13,11 +13,11 @@ use crate::pam::{Code, Prompts};
 pub(crate) fn authenticated(code: Code, prompts: Prompts) -> Result<(), Outcome> {
     let cause = |reason| Cause { phase: Phase::Auth, code: code.0, reason };
     match (code, prompts) {
-        (Code::SUCCESS, Prompts::Password | Prompts::More) => Ok(()),
+        (Code::SUCCESS, Prompts::Password | Prompts::PasswordAndMore) => Ok(()),
         // A stack that lets people in without looking at the password is a mistake of its writer.
-        (Code::SUCCESS, Prompts::None) => Err(Outcome::Unavailable(cause(Reason::NeverAsked))),
+        (Code::SUCCESS, Prompts::None | Prompts::Unanswerable) => Err(Outcome::Unavailable(cause(Reason::NeverAsked))),
         // Whatever the module made of the refused prompt (pam_krb5: 9, which looks temporary).
-        (_, Prompts::More) => Err(Outcome::Reject(cause(Reason::AskedForMore))),
+        (_, Prompts::PasswordAndMore | Prompts::Unanswerable) => Err(Outcome::Reject(cause(Reason::AskedForMore))),
         (
             Code::AUTH_ERR
             | Code::USER_UNKNOWN
@@ -48,12 +48,15 @@ pub(crate) fn permitted(code: Code) -> Result<(), Outcome> {
 mod tests {
     use super::*;
 
+    const EVERY_PROMPTS: [Prompts; 4] = [Prompts::None, Prompts::Password, Prompts::PasswordAndMore, Prompts::Unanswerable];
+
     #[test]
     fn only_a_success_that_used_the_password_goes_on() {
         for code in -2..100 {
-            for prompts in [Prompts::None, Prompts::Password, Prompts::More] {
+            for prompts in EVERY_PROMPTS {
                 let goes_on = authenticated(Code(code), prompts).is_ok();
-                assert_eq!(goes_on, code == 0 && prompts != Prompts::None, "{code} {prompts:?}");
+                let used = matches!(prompts, Prompts::Password | Prompts::PasswordAndMore);
+                assert_eq!(goes_on, code == 0 && used, "{code} {prompts:?}");
             }
             assert_eq!(permitted(Code(code)).is_ok(), code == 0);
         }
@@ -62,7 +65,7 @@ mod tests {
     #[test]
     fn a_failed_auth_phase_never_admits_that_the_password_was_right() {
         for code in (-2..100).filter(|code| *code != 0) {
-            for prompts in [Prompts::None, Prompts::Password, Prompts::More] {
+            for prompts in EVERY_PROMPTS {
                 let outcome = authenticated(Code(code), prompts).unwrap_err();
                 assert!(matches!(outcome, Outcome::Reject(_) | Outcome::Unavailable(_)), "{code} {outcome:?}");
             }
@@ -79,9 +82,11 @@ mod tests {
 
     #[test]
     fn asking_for_a_new_password_is_a_refusal_and_not_an_outage() {
-        let Err(Outcome::Reject(cause)) = authenticated(Code(9), Prompts::More) else { panic!("not a refusal") };
+        for prompts in [Prompts::PasswordAndMore, Prompts::Unanswerable] {
+            let Err(Outcome::Reject(cause)) = authenticated(Code(9), prompts) else { panic!("not a refusal") };
 
-        assert_eq!(cause.reason, Reason::AskedForMore);
+            assert_eq!(cause.reason, Reason::AskedForMore);
+        }
     }
 
     #[test]

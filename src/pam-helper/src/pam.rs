@@ -32,14 +32,16 @@ impl Code {
     pub(crate) const BUF_ERR: Self = Self(ffi::PAM_BUF_ERR);
 }
 
-/// What the modules asked for.
+/// What the modules asked for, and whether the password is among what they got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Prompts {
     None,
     /// One hidden prompt, and it got the password.
     Password,
-    /// A prompt that could not be answered; the conversation failed there.
-    More,
+    /// The same, and then a prompt that could not be answered.
+    PasswordAndMore,
+    /// A prompt that could not be answered, so that nobody got the password.
+    Unanswerable,
 }
 
 /// A `pam_handle_t` with its conversation. One question, then drop.
@@ -177,12 +179,12 @@ unsafe extern "C" fn converse(
             let message = unsafe { message.as_ref() }?;
             match message.msg_style {
                 ffi::PAM_TEXT_INFO | ffi::PAM_ERROR_MSG => talk.hear(message.msg),
-                ffi::PAM_PROMPT_ECHO_OFF if talk.prompts == Prompts::None => {
-                    talk.prompts = Prompts::Password;
-                    wants_password = Some(index);
-                }
+                ffi::PAM_PROMPT_ECHO_OFF if talk.prompts == Prompts::None && wants_password.is_none() => wants_password = Some(index),
                 _ => {
-                    talk.prompts = Prompts::More;
+                    talk.prompts = match talk.prompts {
+                        Prompts::None | Prompts::Unanswerable => Prompts::Unanswerable,
+                        Prompts::Password | Prompts::PasswordAndMore => Prompts::PasswordAndMore,
+                    };
                     talk.hear(message.msg);
                     return None;
                 }
@@ -193,6 +195,7 @@ unsafe extern "C" fn converse(
         let answers = Responses::allocate(count)?;
         if let Some(index) = wants_password {
             answers.put(index, talk.password.take()?)?;
+            talk.prompts = Prompts::Password;
         }
         // SAFETY: as above; ownership of the array goes to the caller.
         unsafe { responses.write(answers.into_raw()) };
@@ -313,7 +316,7 @@ mod tests {
 
         assert_eq!(first, (ffi::PAM_SUCCESS, vec![Some(c"secret".to_owned())]));
         assert_eq!(second, (ffi::PAM_CONV_ERR, vec![]));
-        assert_eq!(talk.prompts, Prompts::More);
+        assert_eq!(talk.prompts, Prompts::PasswordAndMore);
         assert_eq!(talk.said, b"New password: ");
     }
 
@@ -323,7 +326,7 @@ mod tests {
         let prompt = (ffi::PAM_PROMPT_ECHO_OFF, Some(c"Password: "));
 
         assert_eq!(say(&mut talk, &[prompt, prompt]), (ffi::PAM_CONV_ERR, vec![]));
-        assert_eq!(talk.prompts, Prompts::More);
+        assert_eq!(talk.prompts, Prompts::Unanswerable);
     }
 
     #[test]
@@ -332,8 +335,18 @@ mod tests {
             let mut talk = talk();
 
             assert_eq!(say(&mut talk, &[(style, Some(c"?"))]), (ffi::PAM_CONV_ERR, vec![]));
-            assert_eq!(talk.prompts, Prompts::More);
+            assert_eq!(talk.prompts, Prompts::Unanswerable);
         }
+    }
+
+    #[test]
+    fn after_a_prompt_that_was_not_answered_the_password_is_not_handed_out() {
+        let mut talk = talk();
+
+        say(&mut talk, &[(ffi::PAM_PROMPT_ECHO_ON, Some(c"Code: "))]);
+
+        assert_eq!(say(&mut talk, &[(ffi::PAM_PROMPT_ECHO_OFF, Some(c"Password: "))]), (ffi::PAM_CONV_ERR, vec![]));
+        assert_eq!(talk.prompts, Prompts::Unanswerable);
     }
 
     #[test]
