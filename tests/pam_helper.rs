@@ -156,6 +156,14 @@ root_test! {
         assert_eq!(words(&helper.asks("bob", "right")), "accept");
     }
 
+    fn a_service_file_that_goes_while_a_worker_loads_it_lets_nobody_in() {
+        let helper = Stage::misbehaving("none", "-DVANISH").start();
+
+        assert_eq!(words(&helper.asks("bob", "right")), "unavailable start 0 no-service");
+        assert!(!helper.service().exists(), "the module was loaded by a worker");
+        helper.waits_for_log("event=template state=unfit extra=1");
+    }
+
     fn a_changed_stack_is_used_from_the_next_question_on() {
         let helper = Stage::new(UNIX).start();
         assert_eq!(words(&helper.asks("bob", "right")), "accept");

@@ -43,6 +43,8 @@ pub(crate) fn run(socket: OwnedFd, modules: &mut Modules, rules: &Rules, templat
         if matches!(modules, Modules::Cold) && service::unusable(&rules.service).is_none() {
             let name = CString::new(rules.service.as_str()).ok()?;
             *modules = match Transaction::start(&name) {
+                // Looked at again: had the file gone before libpam read it, `other` would now be loaded.
+                Ok(_) if service::unusable(&rules.service).is_some() => Modules::Cold,
                 Ok(transaction) => Modules::Loaded(transaction),
                 Err(code) => {
                     let outcome = Outcome::Unavailable(Cause { phase: Phase::Start, code: code.0, reason: Reason::Fault });
