@@ -379,10 +379,44 @@ root_test! {
 
     fn failures_in_all_are_bounded_whoever_is_named() {
         let helper = Stage::new(UNIX).set("FAILURES_PER_SECOND", "1").start();
-        let outcomes: Vec<_> = (0..15).map(|n| words(&helper.asks(&format!("user{n}"), "x"))).collect();
+        let outcomes: Vec<_> = (0..15).map(|n| words(&helper.asks_from(&format!("198.51.100.{n}"), format!("user{n}").as_bytes(), b"x"))).collect();
 
         assert!(outcomes.iter().take(10).all(|outcome| outcome == "reject auth 10 refused"), "{outcomes:?}");
         assert_eq!(outcomes.last().unwrap(), "throttled limit 0 all-failures");
+    }
+
+    fn a_network_that_fails_fast_is_throttled_and_nobody_else_is() {
+        let helper = Stage::new(UNIX).set("PEER_FAILURES_PER_MINUTE", "12").start();
+        let guess = |peer: &str, n: i32| words(&helper.asks_from(peer, format!("user{n}").as_bytes(), b"x"));
+
+        for n in 0..6 {
+            assert_eq!(guess("2001:db8:0:1::25", n), "reject auth 10 refused", "{n}");
+        }
+        for n in 6..300 {
+            assert_eq!(guess(&format!("2001:db8:0:1::{n:x}"), n), "throttled limit 0 peer-failures", "{n}");
+        }
+        assert_eq!(words(&helper.asks_from("2001:db8:0:1::1", b"bob", b"right")), "throttled limit 0 peer-failures");
+        for peer in ["2001:db8:0:2::25", "192.0.2.1", "::1"] {
+            assert_eq!(words(&helper.asks_from(peer, b"bob", b"right")), "accept", "{peer}");
+        }
+    }
+
+    fn whoever_logged_in_lately_from_there_passes_while_strangers_are_held_back() {
+        let helper = Stage::new(UNIX).set("FAILURES_PER_SECOND", "1").start();
+        let login = |peer: &str, user: &str| words(&helper.asks_from(peer, user.as_bytes(), b"right"));
+        assert_eq!(login("192.0.2.1", "bob"), "accept");
+
+        std::thread::scope(|scope| {
+            for client in 0..100 {
+                let helper = &helper;
+                let guess = move |n: i32| words(&helper.asks_from(&format!("198.51.100.{client}"), format!("user{client}.{n}").as_bytes(), b"x"));
+                scope.spawn(move || (0..5).for_each(|n| drop(guess(n))));
+            }
+        });
+
+        assert_eq!(login("192.0.2.2", "carol"), "throttled limit 0 all-failures");
+        assert_eq!(login("192.0.2.2", "bob"), "throttled limit 0 all-failures", "known from elsewhere only");
+        assert_eq!(login("192.0.2.1", "bob"), "accept");
     }
 
     fn many_right_logins_of_one_account_are_all_accepted() {
@@ -482,7 +516,7 @@ root_test! {
     }
 
     fn the_listener_stays_small_and_keeps_no_password() {
-        let helper = Stage::new(UNIX).set("FAILURES_PER_SECOND", "1000").start();
+        let helper = Stage::new(UNIX).set("FAILURES_PER_SECOND", "1000").set("PEER_FAILURES_PER_MINUTE", "0").start();
         for n in 0..50 {
             helper.asks("bob", "right");
             helper.asks(&format!("user{n}"), "MyVerySecretPassphrase");

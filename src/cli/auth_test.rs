@@ -143,6 +143,7 @@ fn advice(cause: Cause, service: &str, min_uid: u32) -> String {
         }
         Reason::AccountFailures => "wait; the limits are auth.account_failures_per_minute and _per_hour".to_owned(),
         Reason::AllFailures => "somebody is guessing at many accounts; the limit is auth.failures_per_second".to_owned(),
+        Reason::PeerFailures => "wait: too many wrong passwords came from that address; the limit is the helper's PAMRELAY_PEER_FAILURES_PER_MINUTE, see pamrelay-auth(8)".to_owned(),
         Reason::Busy => "more questions than auth.workers can answer: see whether a back end is slow".to_owned(),
         Reason::Deadline => "a module or the back end behind it was slower than auth.deadline".to_owned(),
         Reason::Crashed | Reason::Garbled => {

@@ -196,7 +196,12 @@ impl Helper {
     }
 
     pub(crate) fn asks_bytes(&self, user: &[u8], password: &[u8]) -> Outcome {
-        let peer = Question::peer_bytes("192.0.2.25".parse::<IpAddr>().unwrap());
+        self.asks_from("192.0.2.25", user, password)
+    }
+
+    /// Asks for a client at this address.
+    pub(crate) fn asks_from(&self, peer: &str, user: &[u8], password: &[u8]) -> Outcome {
+        let peer = Question::peer_bytes(peer.parse::<IpAddr>().unwrap());
         let frame = Question { id: 77, session: 42, peer, user, password }.encode().unwrap();
         let answer = self.sends(frame.as_bytes());
         let verdict = Verdict::decode(&answer).unwrap_or_else(|| panic!("no verdict: {answer:?}\n{}", self.log()));

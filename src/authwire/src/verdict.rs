@@ -166,6 +166,8 @@ words! {
         NoService = 20 "no-service",
         /// The back end, the name service or a module is out of order.
         Fault = 21 "fault",
+        /// Too many failures from the client's network.
+        PeerFailures = 22 "peer-failures",
     }
 }
 

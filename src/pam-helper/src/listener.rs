@@ -26,7 +26,7 @@ use pamrelay_authwire::{Cause, Outcome, Phase, Question, QuestionFrame, Reason, 
 use crate::asker::{self, Asker, Dropped};
 use crate::check;
 use crate::job::News;
-use crate::limits::{AccountKey, Limits};
+use crate::limits::{Keys, Limits, Room};
 use crate::log::{Level, Line, Session};
 use crate::settings::Settings;
 use crate::socket;
@@ -68,7 +68,7 @@ pub(crate) struct Pending {
     session: u64,
     peer: IpAddr,
     user: Vec<u8>,
-    account: AccountKey,
+    keys: Keys,
     arrived: Instant,
 }
 
@@ -215,7 +215,7 @@ impl Listener {
             session: question.session,
             peer: question.peer_addr(),
             user: question.user.to_vec(),
-            account: self.limits.key(question.user),
+            keys: self.limits.keys(question.user, question.peer_addr()),
             arrived: now,
             stream,
             frame,
@@ -246,8 +246,8 @@ impl Listener {
         }
     }
 
-    /// Gives waiting questions to workers, in order; one whose account has as many questions under way as
-    /// it may still fail waits for their outcome, so that parallel guesses count like any others.
+    /// Gives waiting questions to workers, in order; one whose account or network has as many questions
+    /// under way as it may still fail waits for their outcome, so that parallel guesses count like others.
     fn start_workers(&mut self, now: Instant) {
         let mut at = 0;
         while let Some(pending) = self.waiting.get(at) {
@@ -261,17 +261,17 @@ impl Listener {
                     continue;
                 }
             }
-            let (for_account, in_all) = (self.limits.left_for(pending.account, now), self.limits.left_in_all(now));
-            if for_account == 0 || in_all == 0 {
-                let reason = if for_account == 0 { Reason::AccountFailures } else { Reason::AllFailures };
-                let Some(pending) = self.waiting.remove(at) else { return };
-                self.settle(pending, Outcome::Throttled(Cause { phase: Phase::Limit, code: 0, reason }), "", now);
-                continue;
-            }
-            let same_account = self.running.iter().filter(|(_, running)| running.account == pending.account).count();
-            if same_account >= for_account as usize || self.running.len() >= in_all as usize {
-                at += 1;
-                continue;
+            match self.limits.room(&pending.keys, self.running.iter().map(|(_, running)| &running.keys), now) {
+                Room::Now => {}
+                Room::Later => {
+                    at += 1;
+                    continue;
+                }
+                Room::Never(reason) => {
+                    let Some(pending) = self.waiting.remove(at) else { return };
+                    self.settle(pending, Outcome::Throttled(Cause { phase: Phase::Limit, code: 0, reason }), "", now);
+                    continue;
+                }
             }
             match self.workshop.start(pending.frame.as_bytes(), pending.id, now, pending.arrived + self.settings.deadline) {
                 Ok(job) => {
@@ -310,10 +310,15 @@ impl Listener {
                 None => outcome = Outcome::Unavailable(Cause { phase: Phase::Identity, code: 0, reason: Reason::Fault }),
             }
         }
-        if let Outcome::Reject(cause) = &outcome
-            && cause.phase != Phase::Check
-        {
-            self.limits.failed(pending.account, now);
+        match &outcome {
+            Outcome::Accept(_) => self.limits.accepted(&pending.keys, now),
+            Outcome::Reject(cause) if cause.phase != Phase::Check => self.limits.failed(&pending.keys, now),
+            Outcome::Reject(_)
+            | Outcome::Throttled(_)
+            | Outcome::MustChange(_)
+            | Outcome::Expired(_)
+            | Outcome::NotPermitted(_)
+            | Outcome::Unavailable(_) => {}
         }
         pending.log(&outcome, text, now);
         if let Some(frame) = (Verdict { id: pending.id, outcome }).encode() {

@@ -28,6 +28,7 @@ mod service;
 mod settings;
 mod socket;
 mod sys;
+mod table;
 mod template;
 mod templates;
 mod tickets;

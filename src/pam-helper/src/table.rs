@@ -1,0 +1,76 @@
+//! A table of fixed size that remembers what matters most.
+//!
+//! A key belongs to one set of a few places; when all are taken, the least value there is forgotten. Keys
+//! are keyed hashes, so nobody can choose which set a name falls into.
+//!
+//! Invariant: its memory is taken once and never grows.
+
+const SETS: usize = 1024;
+const WAYS: usize = 8;
+
+/// A keyed hash; what it was made of cannot be read back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Key(u64);
+
+impl Key {
+    /// From the beginning of a hash. Zero is the key of an empty place.
+    pub(crate) fn from_hash(hash: &[u8; 32]) -> Self {
+        let (first, _) = hash.split_first_chunk().expect("32 bytes are more than eight");
+        Self(u64::from_le_bytes(*first).max(1))
+    }
+
+    /// Always below `SETS`, whatever the key.
+    fn set(self) -> usize {
+        (self.0 >> 32) as usize % SETS
+    }
+}
+
+/// The greater a value, the longer it stays; the default is nothing at all.
+pub(crate) struct Table<V> {
+    sets: Box<[[(u64, V); WAYS]]>,
+}
+
+impl<V: Copy + Default + Ord> Table<V> {
+    pub(crate) fn new() -> Self {
+        Self { sets: vec![[(0, V::default()); WAYS]; SETS].into_boxed_slice() }
+    }
+
+    pub(crate) fn get(&self, key: Key) -> Option<V> {
+        self.sets[key.set()].iter().find(|place| place.0 == key.0).map(|place| place.1)
+    }
+
+    /// The value under this key becomes what `change` makes of it (of the default, if there was none).
+    pub(crate) fn update(&mut self, key: Key, change: impl FnOnce(V) -> V) {
+        let set = &mut self.sets[key.set()];
+        let known = set.iter().position(|place| place.0 == key.0);
+        let at = known.or_else(|| (0..WAYS).min_by_key(|&at| set.get(at).map(|place| place.1)));
+        if let Some(place) = at.and_then(|at| set.get_mut(at)) {
+            let old = if place.0 == key.0 { place.1 } else { V::default() };
+            *place = (key.0, change(old));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_matters_more_outlives_a_flood_and_the_table_does_not_grow() {
+        let mut table = Table::new();
+        table.update(Key(7), |_| 1000u64);
+
+        for n in 0..100_000u64 {
+            table.update(Key(n << 32 | 8), |value| value + 1);
+        }
+
+        assert_eq!(table.get(Key(7)), Some(1000));
+        assert_eq!(table.get(Key(99_999 << 32 | 8)), Some(1));
+        assert_eq!(size_of_val(&*table.sets), SETS * WAYS * 16);
+    }
+
+    #[test]
+    fn what_was_never_put_in_is_not_there() {
+        assert_eq!(Table::<u64>::new().get(Key::from_hash(&[0; 32])), None);
+    }
+}
