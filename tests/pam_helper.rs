@@ -373,7 +373,9 @@ root_test! {
 
         assert_eq!(outcomes.iter().filter(|outcome| outcome.starts_with("reject auth 7")).count(), 5, "{outcomes:?}");
         assert_eq!(outcomes.iter().filter(|outcome| *outcome == "throttled limit 0 account-failures").count(), 7, "{outcomes:?}");
-        assert_eq!(words(&helper.asks("BOB", "right")), "throttled limit 0 account-failures");
+        for spelling in ["BOB", "LAB\\bob", "bob@lab.test"] {
+            assert_eq!(words(&helper.asks(spelling, "right")), "throttled limit 0 account-failures", "{spelling}");
+        }
         assert_eq!(words(&helper.asks("carol", "right")), "accept");
     }
 

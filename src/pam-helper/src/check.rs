@@ -1,7 +1,7 @@
 //! What may reach PAM: the helper's own look at a question, whatever the front end did before.
 //!
 //! Invariant: a name that passes is a C string of printable UTF-8 that no module can take for an option,
-//! a path or two fields of a line; a password that passes is a C string that pam_unix hashes whole.
+//! a path or two fields of a line, without blanks that a directory would drop; a password that passes is a C string that pam_unix hashes whole.
 
 use std::ffi::CString;
 
@@ -16,6 +16,8 @@ pub(crate) fn admissible(question: &Question<'_>) -> Result<CString, Reason> {
     let bad = name.is_empty()
         || name.len() > MAX_USER
         || name.starts_with('-')
+        || name.trim() != name // some directories drop blanks: a second spelling of one account
+        || name.contains("  ")
         || name.contains(|c: char| c.is_control() || matches!(c, '/' | ':' | '\u{2028}' | '\u{2029}' | '\u{fffe}' | '\u{ffff}'));
     if bad {
         return Err(Reason::BadName);
@@ -30,6 +32,17 @@ pub(crate) fn admissible(question: &Question<'_>) -> Result<CString, Reason> {
     CString::new(name).map_err(|_| Reason::BadName)
 }
 
+/// The account that a name most likely means, whatever back end reads it: without case, `DOMAIN\` and
+/// `@realm`. For counting only; PAM gets the name as it was typed.
+pub(crate) fn account(name: &[u8]) -> String {
+    let typed = String::from_utf8_lossy(name);
+    let user = typed.rsplit('\\').next().unwrap_or_default();
+    let user = user.split('@').next().unwrap_or_default().trim();
+    let user = if user.is_empty() { &typed } else { user };
+    // To upper case and back, so that letters with several small forms (ß, ς, ſ) become one.
+    user.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -40,7 +53,7 @@ mod tests {
 
     #[test]
     fn names_of_people_pass_in_every_form_that_directories_use() {
-        for name in ["alice", "LAB\\aduser", "aduser@lab.test", "zoë", "first last", "%n", "a.b+c", "user "] {
+        for name in ["alice", "LAB\\aduser", "aduser@lab.test", "zoë", "first last", "%n", "a.b+c"] {
             assert_eq!(check(name.as_bytes(), b"x").unwrap().to_bytes(), name.as_bytes());
         }
     }
@@ -50,6 +63,13 @@ mod tests {
         let long = [b'u'; 256];
         for name in [&b""[..], b"-froot", b"../x", b"a/b", b"a:b", b"a\0b", b"a\nb", b"\x7f", b"\xff", "a\u{85}b".as_bytes(), &long] {
             assert_eq!(check(name, b"x"), Err(Reason::BadName), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn blanks_that_a_directory_would_drop_make_no_other_name() {
+        for name in ["user ", " user", "first  last", " ", "user\u{a0}", "\u{3000}user"] {
+            assert_eq!(check(name.as_bytes(), b"x"), Err(Reason::BadName), "{name:?}");
         }
     }
 

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use hmac_sha256::HMAC;
 use pamrelay_authwire::Reason;
 
+use crate::check;
 use crate::settings::Settings;
 use crate::table::{Key, Table};
 
@@ -29,7 +30,7 @@ const LATELY: Duration = Duration::from_secs(7 * 86_400);
 /// What a question counts against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Keys {
-    /// The account, whatever case it was written in.
+    /// The account, however it was written.
     account: Key,
     /// An IPv4 address or an IPv6 /64.
     network: Key,
@@ -97,7 +98,7 @@ impl Limits {
 
     /// The places in the tables of a question about `user` from `peer`.
     pub(crate) fn keys(&self, user: &[u8], peer: IpAddr) -> Keys {
-        let account = user.to_ascii_lowercase();
+        let account = check::account(user).into_bytes();
         let network = match peer {
             IpAddr::V4(four) => four.octets().to_vec(),
             IpAddr::V6(six) => six.octets().into_iter().take(8).collect(), // never the same as four
@@ -274,11 +275,27 @@ mod tests {
     }
 
     #[test]
-    fn case_makes_no_second_account() {
+    fn spelling_makes_no_second_account() {
         let (limits, _) = limits(&[]);
 
-        assert_eq!(account(&limits, "Alice"), account(&limits, "aLICE"));
-        assert_ne!(account(&limits, "alice"), account(&limits, "alicf"));
+        for (one, other) in [
+            ("alice", "aLICE"),
+            ("alice", "LAB\\alice"),
+            ("alice", "lab.test\\Alice"),
+            ("alice", "alice@lab.test"),
+            ("alice", "alice@LAB@TEST"),
+            ("alice", "LAB\\alice@lab.test"),
+            ("alice", "LAB\\ alice @lab.test"),
+            ("zo\u{eb}", "ZO\u{cb}"),
+            ("strasse", "Stra\u{df}e"),
+            ("k", "\u{212a}"),
+            ("\u{3c3}", "\u{3c2}"),
+        ] {
+            assert_eq!(account(&limits, one), account(&limits, other), "{one} {other}");
+        }
+        for (one, other) in [("alice", "alicf"), ("first last", "firstlast"), ("@a", "@b"), ("A\\", "B\\")] {
+            assert_ne!(account(&limits, one), account(&limits, other), "{one} {other}");
+        }
     }
 
     #[test]
