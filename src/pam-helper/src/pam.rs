@@ -14,7 +14,7 @@ use pam::ffi;
 use zeroize::Zeroizing;
 
 /// How much of what modules say is kept.
-const TEXT_LIMIT: usize = 512;
+pub(crate) const TEXT_LIMIT: usize = 512;
 
 /// What libpam returned; see `pam(3)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,10 +9,14 @@
 
 use pamrelay_authwire::{MAX_VERDICT, Outcome, Verdict};
 
+use crate::pam::TEXT_LIMIT;
+
 /// The longest report; a longer datagram is none.
 pub(crate) const MAX_REPORT: usize = 2 + MAX_VERDICT + MAX_TEXT;
 
 const MAX_TEXT: usize = 600;
+/// So many octets of a password's beginning are too many for the log.
+const TELLING: usize = 3;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Report {
@@ -21,9 +25,12 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Makes one from raw module text. A text in which the password occurs is withheld.
+    /// Makes one from raw module text. A text in which the password occurs, or may have before its end was
+    /// cut off, is withheld.
     pub(crate) fn new(outcome: Outcome, said: &[u8], password: &[u8]) -> Self {
         let reveals = !password.is_empty() && said.windows(password.len()).any(|part| part == password);
+        let begins = |at: usize| said.get(at..).is_some_and(|end| end.len() >= TELLING && password.starts_with(end));
+        let reveals = reveals || said.len() >= TEXT_LIMIT && (said.len().saturating_sub(password.len())..said.len()).any(begins);
         let text = if reveals { "(withheld: it contains the password)".to_owned() } else { clean(said) };
         Self { outcome, text }
     }
@@ -89,5 +96,15 @@ mod tests {
     #[test]
     fn a_module_that_repeats_the_password_is_not_quoted() {
         assert!(!Report::new(refused(), b"you said hunter2!", b"hunter2").text.contains("hunter2"));
+    }
+
+    #[test]
+    fn a_text_cut_within_the_password_is_not_quoted_either() {
+        for shown in 3..7 {
+            let said = [vec![b'x'; TEXT_LIMIT - shown], b"hunter2"[..shown].to_vec()].concat();
+
+            assert!(!Report::new(refused(), &said, b"hunter2").text.contains("hun"), "{shown}");
+        }
+        assert_eq!(Report::new(refused(), b"you may hun", b"hunter2").text, "you may hun", "nothing was cut here");
     }
 }
