@@ -21,11 +21,11 @@ may_install() {
     [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null || { [ -t 0 ] && sudo -v; }
 }
 
-# apt without a word unless it fails; a failure may only mean that the lists are old.
+# apt without a word unless it fails; a failure may only mean that the lists are old. Where there are none it has no use to try.
 apt_quietly() {
     local log
     log=$(mktemp)
-    if as_root apt-get -qq "$@" </dev/null >"$log" 2>&1; then rm -f "$log"; return 0; fi
+    if compgen -G '/var/lib/apt/lists/*Packages*' >/dev/null && as_root apt-get -qq "$@" </dev/null >"$log" 2>&1; then rm -f "$log"; return 0; fi
     say "refreshing the package lists"
     as_root apt-get -qq update </dev/null >>"$log" 2>&1 || true
     if as_root apt-get -qq "$@" </dev/null >"$log" 2>&1; then rm -f "$log"; return 0; fi
