@@ -19,6 +19,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: packages ## both programs, development profile (libraries optimised): target/debug
+	@mkdir -p $(BED) # ours, before root makes anything in it
 	cargo build --workspace
 
 run: build ## the real relay in the foreground on 127.0.0.1:2587 and :2465, with a demo user; DEMO=1 also sends one message
