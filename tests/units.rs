@@ -1,6 +1,7 @@
 //! The systemd units, as systemd itself reads them.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -26,7 +27,8 @@ fn source(name: &str) -> String {
 fn systemd_is_missing(test: &str) -> bool {
     let missing = Command::new("systemd-analyze").arg("--version").output().is_err();
     if missing {
-        eprintln!("SKIPPED {test}: it needs systemd-analyze (apt-get install systemd)");
+        // Past the capture of tests that pass, which would hide it; tests/bed/count.awk counts it.
+        let _ = writeln!(std::io::stdout(), "SKIPPED (needs systemd-analyze: apt-get install systemd): {test}");
     }
     missing
 }

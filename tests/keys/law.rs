@@ -9,7 +9,7 @@ use std::{
 use nix::unistd::geteuid;
 use pamrelay::keys::law::{Breach, Law};
 
-use crate::{needs_root, pki};
+use crate::{needs_root, pki, skipped};
 
 /// A uid that is neither root nor the keys user.
 const STRANGER: u32 = 54_321;
@@ -179,7 +179,7 @@ fn a_device_is_no_file() {
     let place = Place::new();
     fs::remove_file(&place.file).unwrap();
     if let Err(errno) = mknod(&place.file, SFlag::S_IFCHR, Mode::from_bits_truncate(0o600), makedev(1, 3)) {
-        println!("SKIPPED (needs root): a_device_is_no_file ({errno}: a root that may make devices)");
+        skipped(&format!("a root that may make devices; {errno}"), "a_device_is_no_file");
         return;
     }
 
@@ -369,7 +369,7 @@ fn an_access_control_list_shows_in_the_mode_and_is_refused() {
     .concat();
     let name = "system.posix_acl_access";
     if let Err(error) = rustix::fs::setxattr(&place.file, name, &list, rustix::fs::XattrFlags::empty()) {
-        println!("SKIPPED (needs a file system with access control lists): {error}");
+        skipped(&format!("a file system with access control lists; {error}"), "an_access_control_list_shows_in_the_mode_and_is_refused");
         return;
     }
 
