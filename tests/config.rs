@@ -121,6 +121,13 @@ fn each_mistake_has_its_place_and_its_words() {
         ),
         ("auth: { min_uid: 0 }", "it is less than 1"),
         ("auth: { groups: [] }", "t.yaml:2:17: auth.groups: the list is empty; leave the line out for the default"),
+        ("auth: { groups: [\"\"] }", "auth.groups: \"\" cannot be taken: it is empty; leave the line out if you mean none"),
+        ("auth: { groups: [staff, \" \"] }", "it begins or ends with a blank"),
+        ("tls: { certificate: \"\" }", "tls.certificate: \"\" cannot be taken: it is empty"),
+        (
+            "routes: [{ domains: [\"*\"], smart_hosts: [{ host: a.example, user: \"\", secret: x }] }]",
+            "user: \"\" cannot be taken: it is empty",
+        ),
         ("hostname: 127.0.0.1", "t.yaml:2:11: hostname: \"127.0.0.1\" cannot be taken: it is an address; wanted is a domain name"),
         ("hostname: a..b", "the domain is malformed"),
         (

@@ -157,8 +157,18 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     Ok(path.components().collect())
 }
 
+/// A template whose variable was empty must not quietly mean "no restriction".
+fn no_blank_edges(text: &str) -> Result<(), String> {
+    match text {
+        "" => Err("it is empty; leave the line out if you mean none".to_owned()),
+        _ if text.trim() != text => Err("it begins or ends with a blank".to_owned()),
+        _ => Ok(()),
+    }
+}
+
 /// One name within a directory.
 pub(super) fn file_name(text: &str) -> Result<String, String> {
+    no_blank_edges(text)?;
     match text {
         _ if text.contains('/') => Err("it has a / in it".to_owned()),
         "." | ".." => Err("it is a directory".to_owned()),
@@ -181,6 +191,7 @@ pub(super) fn service(text: &str) -> Result<String, String> {
 
 /// A group or login name.
 pub(super) fn name(text: &str) -> Result<String, String> {
+    no_blank_edges(text)?;
     let well = !text.starts_with('-')
         && text.len() <= pamrelay_authwire::MAX_NAME
         && !text.chars().any(|c| c.is_control() || c == ':' || c == ',' || c == '/');
@@ -189,6 +200,7 @@ pub(super) fn name(text: &str) -> Result<String, String> {
 
 /// What is sent to a smart host as user name (RFC 4616 §2: no NUL).
 pub(super) fn login(text: &str) -> Result<String, String> {
+    no_blank_edges(text)?;
     if text.len() > 255 || text.chars().any(char::is_control) {
         return Err("it has a control character or more than 255 octets".to_owned());
     }
@@ -241,6 +253,14 @@ mod tests {
         for text in ["x", "", "/", "//", "/a/../b", "/a\0b"] {
             assert!(path(text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn what_is_empty_or_blank_is_no_name() {
+        for text in ["", " ", "\t", " staff", "staff "] {
+            assert!(name(text).is_err() && login(text).is_err() && file_name(text).is_err(), "{text:?}");
+        }
+        assert_eq!(name("domain users"), Ok("domain users".to_owned()));
     }
 
     #[test]
