@@ -78,6 +78,14 @@ delivery: { first_retry: 1m, longest_retry: 1h, give_up: 2d, connections: 3, res
     assert_eq!(config.delivery.resolver, ["127.0.0.1:53".parse().unwrap()]);
 }
 
+/// It is said in EHLO and in banners, before anybody can have agreed on SMTPUTF8.
+#[test]
+fn an_international_hostname_is_taken_as_dns_has_it() {
+    let config = parse(&format!("{LISTEN}hostname: Bücher.example\n")).unwrap();
+
+    assert_eq!(config.hostname.to_string(), "xn--bcher-kva.example");
+}
+
 #[test]
 fn each_mistake_has_its_place_and_its_words() {
     let cases = [

@@ -243,7 +243,7 @@ impl<'a> Section<'a> {
     }
 
     pub(super) fn domain(&self, key: &str) -> Option<Domain> {
-        self.parsed(key, value::domain)
+        self.parsed(key, value::dns_domain)
     }
 
     pub(super) fn host(&self, key: &str) -> Option<Host> {

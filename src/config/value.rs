@@ -119,6 +119,11 @@ pub(super) fn domain(text: &str) -> Result<Domain, String> {
     }
 }
 
+/// A domain name as it goes over the wire to those who know nothing of SMTPUTF8: A-labels, lower case.
+pub(super) fn dns_domain(text: &str) -> Result<Domain, String> {
+    domain(text)?.to_dns().map(Domain::Name).ok_or_else(|| "it has no form that DNS can take".to_owned())
+}
+
 impl Host {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
