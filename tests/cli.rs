@@ -452,6 +452,30 @@ fn a_bad_reload_is_told_and_changes_nothing() {
     assert_eq!(fs::read_to_string(site.path("run/active/pamrelay.yaml")).unwrap(), accepted);
 }
 
+/// The supervisor judges what it is told to use by the same laws as at its start: otherwise keys would end, and nobody could sign.
+#[test]
+fn a_reload_that_check_would_refuse_is_refused_by_the_supervisor_too() {
+    if root_is_missing("a_reload_that_check_would_refuse_is_refused_by_the_supervisor_too") {
+        return;
+    }
+    let site = Site::new("");
+    let relay = Relay::start(&site);
+    relay.line(0, &["event=ready"]);
+    let keys = relay.pid("keys", 0);
+    let accepted = fs::read_to_string(site.path("run/active/pamrelay.yaml")).unwrap();
+
+    site.write("auth: { service: nonesuch }\n");
+    relay.signal(Signal::SIGHUP);
+    relay.line(0, &["event=reload_refused", "nonesuch"]);
+    let good = fs::read_to_string(site.config()).unwrap().replace("auth: { service: nonesuch }\n", "");
+    fs::write(site.config(), good.replace("/certs }", "/certs, certificate: missing.crt }")).unwrap();
+    relay.signal(Signal::SIGHUP);
+
+    relay.line(0, &["event=reload_refused", "missing.crt"]);
+    assert!(lives(keys));
+    assert_eq!(fs::read_to_string(site.path("run/active/pamrelay.yaml")).unwrap(), accepted);
+}
+
 #[test]
 fn a_good_reload_restarts_those_concerned() {
     if root_is_missing("a_good_reload_restarts_those_concerned") {

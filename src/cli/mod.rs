@@ -224,12 +224,13 @@ fn accepted(path: &Path) -> Result<Accepted, Failure> {
 fn relay(path: &Path) -> Result<Status, Failure> {
     let accepted = accepted(path)?;
     crate::log::start("supervisor", accepted.config.log);
-    run::run(path, accepted).map(|()| Status::Ok).map_err(failed_run)
+    let path = path.to_owned();
+    let accept = Box::new(move || self::accepted(&path).map_err(|failure| failure.words));
+    run::run(accepted, accept).map(|()| Status::Ok).map_err(failed_run)
 }
 
 fn failed_run(error: run::RunError) -> Failure {
     let status = match &error {
-        run::RunError::Mistakes(_) => Status::Config,
         run::RunError::NotRoot => Status::NotPermitted,
         run::RunError::Running(_) => Status::Unavailable,
         run::RunError::Activate(_) | run::RunError::NoHelper(_) | run::RunError::Step { .. } => Status::System,

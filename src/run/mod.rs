@@ -28,7 +28,7 @@ mod role;
 pub use parts::{Follow, follow, needs_new_start};
 pub use role::Name;
 
-use crate::config::{Config, Mistakes};
+use crate::config::Config;
 use activate::{Accepted, Accounts, ActivateError, auth_env};
 use role::{Happening, Readiness, Role, Start};
 
@@ -42,8 +42,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    #[error(transparent)]
-    Mistakes(#[from] Mistakes),
     #[error(transparent)]
     Activate(#[from] ActivateError),
     #[error("pamrelay run must be started by root: it starts roles under several users")]
@@ -61,8 +59,11 @@ fn step(doing: impl Into<String>) -> impl FnOnce(io::Error) -> RunError {
     move |source| RunError::Step { doing, source }
 }
 
-/// Runs until SIGTERM or SIGINT. The configuration was accepted already; SIGHUP reads it again.
-pub fn run(path: &Path, accepted: Accepted) -> Result<(), RunError> {
+/// Reads the configuration and judges it and all it names; in words, line by line, why it cannot hold.
+pub type Accept = Box<dyn Fn() -> Result<Accepted, String>>;
+
+/// Runs until SIGTERM or SIGINT. The configuration was accepted already; SIGHUP has it accepted again, by the same judge.
+pub fn run(accepted: Accepted, accept: Accept) -> Result<(), RunError> {
     if !Uid::effective().is_root() {
         return Err(RunError::NotRoot);
     }
@@ -75,12 +76,12 @@ pub fn run(path: &Path, accepted: Accepted) -> Result<(), RunError> {
     // Children die with the *thread* that made them, so everything happens on this one.
     runtime.block_on(async {
         let roles = roles(&accepted.config, accounts)?; // 3.
-        Supervisor { path: path.to_owned(), config: accepted.config, accounts, roles }.supervise().await
+        Supervisor { accept, config: accepted.config, accounts, roles }.supervise().await
     })
 }
 
 struct Supervisor {
-    path: PathBuf,
+    accept: Accept,
     config: Config,
     accounts: Accounts,
     /// In the order of their start.
@@ -142,10 +143,10 @@ impl Supervisor {
 
     /// Makes the changed file hold, or says why not and goes on with the old.
     async fn reload(&mut self) {
-        let accepted = match Accepted::load(&self.path) {
+        let accepted = match (self.accept)() {
             Ok(accepted) => accepted,
             Err(mistakes) => {
-                for line in mistakes.to_string().lines() {
+                for line in mistakes.lines() {
                     tracing::error!(event = "reload_refused", mistake = line);
                 }
                 return;
