@@ -25,7 +25,7 @@ impl Outages {
     pub(crate) fn note(&self, address: SocketAddr, trouble: &Trouble, now: Instant) {
         let pause = match trouble.kind {
             Kind::Slow => FOR_LONG,
-            Kind::Quick | Kind::Handshake | Kind::Lost => BRIEFLY,
+            Kind::Quick | Kind::Handshake | Kind::TooOld | Kind::Lost => BRIEFLY,
         };
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= SWEEP {

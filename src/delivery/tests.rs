@@ -542,46 +542,61 @@ async fn logs_in_with_the_named_secret_before_the_first_message() {
     }
 }
 
-#[tokio::test]
-async fn a_client_certificate_is_shown_to_who_asks() {
-    #[derive(Debug)]
-    struct Noted(Arc<AtomicU32>);
-    impl rustls::client::ResolvesClientCert for Noted {
-        fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<rustls::sign::CertifiedKey>> {
-            self.0.fetch_add(1, Ordering::SeqCst);
-            None
-        }
+/// A client certificate with its key; counts who asked.
+#[derive(Debug)]
+struct Noted {
+    asked: AtomicU32,
+    shown: Arc<rustls::sign::CertifiedKey>,
+}
 
-        fn has_certs(&self) -> bool {
-            true
-        }
+impl rustls::client::ResolvesClientCert for Noted {
+    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        Some(self.shown.clone())
     }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// A server that asks for a certificate, what trusts it, and a certificate that it takes.
+fn curious(versions: &[&'static rustls::SupportedProtocolVersion]) -> (tokio_rustls::TlsAcceptor, Arc<rustls::RootCertStore>, Arc<Noted>) {
     let pair = rcgen::generate_simple_self_signed(vec!["relay.example".to_owned()]).unwrap();
     let mut roots = rustls::RootCertStore::empty();
     roots.add(pair.cert.der().clone()).unwrap();
     let roots = Arc::new(roots);
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
-        .allow_unauthenticated()
-        .build()
-        .unwrap();
-    let key = rustls_pki_types::PrivateKeyDer::try_from(pair.signing_key.serialize_der()).unwrap();
+    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone());
+    let key = || rustls_pki_types::PrivateKeyDer::try_from(pair.signing_key.serialize_der()).unwrap();
     let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .unwrap()
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(vec![pair.cert.der().clone()], key)
+        .with_client_cert_verifier(verifier.allow_unauthenticated().build().unwrap())
+        .with_single_cert(vec![pair.cert.der().clone()], key())
         .unwrap();
-    let skills = Skills { tls: Some(Arc::new(config).into()), ..Skills::with(&ALL) };
-    let fake = Fake::start(skills, |_, _| Does::Right).await;
-    let smart_host = SmartHost { host: "relay.example".to_owned(), port: fake.address.port(), tls: TlsDemand::Required, login: None };
-    let asked = Arc::new(AtomicU32::new(0));
-    let settings = Settings { roots, client_certificate: Some(Arc::new(Noted(asked.clone()))), ..to_hosts(vec![smart_host]) };
+    let signer = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key()).unwrap();
+    let shown = Arc::new(rustls::sign::CertifiedKey::new(vec![pair.cert.der().clone()], signer));
+    (Arc::new(config).into(), roots, Arc::new(Noted { asked: AtomicU32::new(0), shown }))
+}
 
-    let found = outcomes(settings, 1).await;
+#[tokio::test]
+async fn a_client_certificate_is_shown_to_who_asks_in_tls_1_3_and_an_older_server_gets_the_mail_encrypted_without() {
+    for (version, connections) in [(&rustls::version::TLS13, 1), (&rustls::version::TLS12, 2)] {
+        for demand in [TlsDemand::Required, TlsDemand::Opportunistic] {
+            let (tls, roots, noted) = curious(&[version]);
+            let fake = Fake::start(Skills { tls: Some(tls), ..Skills::with(&ALL) }, |_, _| Does::Right).await;
+            let smart_host = SmartHost { host: "relay.example".to_owned(), port: fake.address.port(), tls: demand, login: None };
+            let settings = Settings { roots, client_certificate: Some(noted.clone()), ..to_hosts(vec![smart_host]) };
 
-    assert_eq!(brief(&found), ["D2.0.0"]);
-    assert_eq!(asked.load(Ordering::SeqCst), 1);
+            let found = outcomes(settings, 1).await;
+
+            assert_eq!(brief(&found), ["D2.0.0"], "{version:?} {demand:?}: {found:?}");
+            assert_eq!(noted.asked.load(Ordering::SeqCst), 1);
+            assert_eq!(fake.connections(), connections, "{version:?} {demand:?}");
+            assert!(fake.commands(connections - 1).contains(&"STARTTLS".to_owned()), "never in clear");
+        }
+    }
 }
 
 #[tokio::test]

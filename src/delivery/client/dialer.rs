@@ -1,7 +1,9 @@
 //! Getting from an endpoint to a connection that is ready for MAIL.
 //!
-//! `opportunistic` follows Postfix's `may`: encrypted when the server offers it, whoever it is; when the handshake fails the
-//! connection is made again in clear, because a listener who can break the handshake could have hidden the offer as well.
+//! A client certificate is shown in TLS 1.3 alone: to an older server that asks for one the connection is made again without it.
+//!
+//! `opportunistic` follows Postfix's `may`: encrypted when the server offers it, whoever it is; when the handshake fails (without the certificate
+//! too) the connection is made again in clear, because a listener who can break the handshake could have hidden the offer as well.
 //! Not so with a login: then there is no connection without TLS.
 
 use std::net::SocketAddr;
@@ -11,14 +13,13 @@ use std::time::Duration;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 use zeroize::Zeroize as _;
 
 use super::connection::{Connection, Timeouts};
 use super::opening::{Cover, Opening, Step, Wish};
 use super::secrets::Secrets;
 use super::stream::Stream;
-use super::tls::TlsClients;
+use super::tls::{Shows, TlsClients, is_too_old};
 use super::trouble::{Kind, Trouble};
 use crate::delivery::route::{Login, TlsDemand};
 
@@ -57,13 +58,22 @@ pub(crate) struct Dialer {
 
 impl Dialer {
     pub(crate) async fn dial(&self, endpoint: &Endpoint) -> Result<Connection, Trouble> {
-        match self.open(endpoint, endpoint.tls).await {
-            Err(trouble) if trouble.kind == Kind::Handshake && may_go_clear(endpoint) => self.open(endpoint, TlsDemand::None).await,
-            other => other,
+        let mut trouble = match self.open(endpoint, endpoint.tls, Shows::Certificate).await {
+            Err(trouble) if matches!(trouble.kind, Kind::Handshake | Kind::TooOld) => trouble,
+            other => return other,
+        };
+        let clear = may_go_clear(endpoint);
+        // A server that insists on the certificate takes mail neither so nor in clear; where it may matter for good (`required`) only TLS 1.2 is a reason.
+        if trouble.kind == Kind::TooOld || (clear && self.tls.has_certificate()) {
+            match self.open(endpoint, endpoint.tls, Shows::Nothing).await {
+                Err(again) if again.kind == Kind::Handshake => trouble = again,
+                other => return other,
+            }
         }
+        if clear { self.open(endpoint, TlsDemand::None, Shows::Nothing).await } else { Err(trouble) }
     }
 
-    async fn open(&self, endpoint: &Endpoint, demand: TlsDemand) -> Result<Connection, Trouble> {
+    async fn open(&self, endpoint: &Endpoint, demand: TlsDemand, shows: Shows) -> Result<Connection, Trouble> {
         let stream = within(self.timeouts.connect, "connecting", TcpStream::connect(endpoint.address))
             .await?
             .map_err(|error| Trouble::connect(&error))?;
@@ -75,7 +85,7 @@ impl Dialer {
                 Cover::Clear
             }
             Start::Tls => {
-                self.encrypt(&mut connection, stream, endpoint).await?;
+                self.encrypt(&mut connection, stream, endpoint, shows).await?;
                 Cover::Encrypted
             }
         };
@@ -90,7 +100,7 @@ impl Dialer {
             // Each of these two ends in something to send.
             if step == Step::Secure {
                 let stream = connection.detach_clear()?;
-                self.encrypt(&mut connection, stream, endpoint).await?;
+                self.encrypt(&mut connection, stream, endpoint, shows).await?;
                 step = opening.secured(connection.out());
             }
             if let (Step::Secret, Some(login)) = (step, &endpoint.login) {
@@ -108,13 +118,13 @@ impl Dialer {
         }
     }
 
-    async fn encrypt(&self, connection: &mut Connection, stream: TcpStream, endpoint: &Endpoint) -> Result<(), Trouble> {
+    async fn encrypt(&self, connection: &mut Connection, stream: TcpStream, endpoint: &Endpoint, shows: Shows) -> Result<(), Trouble> {
         let verified = endpoint.tls == TlsDemand::Required;
-        let connector: &TlsConnector = if verified { &self.tls.verified } else { &self.tls.unverified };
+        let connector = self.tls.connector(verified, shows);
         let name = ServerName::try_from(endpoint.name.clone()).unwrap_or_else(|_| ServerName::from(endpoint.address.ip()));
         let limit = self.timeouts.handshake;
         let stream = match timeout(limit, connector.connect(name, stream)).await {
-            Ok(done) => done.map_err(|error| Trouble::handshake(&error))?,
+            Ok(done) => done.map_err(|error| if is_too_old(&error) { Trouble::too_old(&error) } else { Trouble::handshake(&error) })?,
             Err(_) => return Err(Trouble::handshake(&format_args!("no answer within {} s", limit.as_secs()))),
         };
         let (_, session) = stream.get_ref();

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::sign::{CertifiedKey, Signer, SigningKey};
+use rustls::{ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureAlgorithm, SignatureScheme};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::TlsConnector;
@@ -64,11 +65,25 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TrustError>
     if found.is_empty() { Err(TrustError::Empty { path: path.to_owned() }) } else { Ok(found) }
 }
 
-/// Both ways to be a TLS client.
+/// The ways to be a TLS client.
 #[derive(Clone)]
 pub(crate) struct TlsClients {
-    pub(crate) verified: TlsConnector,
-    pub(crate) unverified: TlsConnector,
+    plain: Connectors,
+    /// Where there is a client certificate.
+    certified: Option<Connectors>,
+}
+
+#[derive(Clone)]
+struct Connectors {
+    verified: TlsConnector,
+    unverified: TlsConnector,
+}
+
+/// What a server that asks for our certificate gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shows {
+    Certificate,
+    Nothing,
 }
 
 impl TlsClients {
@@ -79,14 +94,85 @@ impl TlsClients {
                 .with_safe_default_protocol_versions()
                 .expect("the provider has cipher suites for TLS 1.2 and 1.3")
         };
-        let mut verified = builder().with_root_certificates(roots).with_no_client_auth();
         let anyone = Arc::new(Anyone { provider: provider.clone() });
-        let mut unverified = builder().dangerous().with_custom_certificate_verifier(anyone).with_no_client_auth();
-        if let Some(resolver) = client_certificate {
-            verified.client_auth_cert_resolver = resolver.clone();
-            unverified.client_auth_cert_resolver = resolver;
-        }
-        Self { verified: TlsConnector::from(Arc::new(verified)), unverified: TlsConnector::from(Arc::new(unverified)) }
+        let connectors = |certificate: Option<Arc<dyn ResolvesClientCert>>| {
+            let mut verified = builder().with_root_certificates(roots.clone()).with_no_client_auth();
+            let mut unverified = builder().dangerous().with_custom_certificate_verifier(anyone.clone()).with_no_client_auth();
+            if let Some(resolver) = certificate {
+                verified.client_auth_cert_resolver = resolver.clone();
+                unverified.client_auth_cert_resolver = resolver;
+            }
+            Connectors { verified: TlsConnector::from(Arc::new(verified)), unverified: TlsConnector::from(Arc::new(unverified)) }
+        };
+        let certified = client_certificate.map(|inner| connectors(Some(Arc::new(Modern(inner)))));
+        Self { plain: connectors(None), certified }
+    }
+
+    pub(crate) fn has_certificate(&self) -> bool {
+        self.certified.is_some()
+    }
+
+    pub(crate) fn connector(&self, verified: bool, shows: Shows) -> &TlsConnector {
+        let connectors = match shows {
+            Shows::Certificate => self.certified.as_ref().unwrap_or(&self.plain),
+            Shows::Nothing => &self.plain,
+        };
+        if verified { &connectors.verified } else { &connectors.unverified }
+    }
+}
+
+/// TLS 1.2 has no text of its own for a client's proof (it signs the whole handshake), so the key process signs none. Which version a server takes
+/// is known only when that signature is wanted; then this says so, and the connection is made again without the certificate.
+#[derive(Debug, thiserror::Error)]
+#[error("in TLS 1.2 no client certificate is shown")]
+struct TooOld;
+
+/// Whether a handshake failed for nothing but that.
+pub(crate) fn is_too_old(error: &io::Error) -> bool {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::Other(other)) => other.0.is::<TooOld>(),
+        Some(_) | None => false,
+    }
+}
+
+#[derive(Debug)]
+struct Modern(Arc<dyn ResolvesClientCert>);
+
+impl ResolvesClientCert for Modern {
+    fn resolve(&self, hints: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        let shown = self.0.resolve(hints, schemes)?;
+        Some(Arc::new(CertifiedKey::new(shown.cert.clone(), Arc::new(ModernKey(shown.key.clone())))))
+    }
+
+    fn has_certs(&self) -> bool {
+        self.0.has_certs()
+    }
+}
+
+#[derive(Debug)]
+struct ModernKey(Arc<dyn SigningKey>);
+
+impl SigningKey for ModernKey {
+    fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
+        self.0.choose_scheme(offered).map(|signer| Box::new(ModernSigner(signer)) as Box<dyn Signer>)
+    }
+
+    fn algorithm(&self) -> SignatureAlgorithm {
+        self.0.algorithm()
+    }
+}
+
+#[derive(Debug)]
+struct ModernSigner(Box<dyn Signer>);
+
+impl Signer for ModernSigner {
+    fn sign(&self, text: &[u8]) -> Result<Vec<u8>, rustls::Error> {
+        // RFC 8446 §4.4.3: 64 blanks begin what TLS 1.3 signs; what 1.2 signs begins with a ClientHello.
+        if text.starts_with(&[b' '; 64]) { self.0.sign(text) } else { Err(rustls::Error::Other(OtherError(Arc::new(TooOld)))) }
+    }
+
+    fn scheme(&self) -> SignatureScheme {
+        self.0.scheme()
     }
 }
 

@@ -25,6 +25,8 @@ pub(crate) enum Kind {
     Slow,
     /// TLS was begun and failed.
     Handshake,
+    /// TLS 1.2, and it wanted the client certificate.
+    TooOld,
     /// There was a connection, and it broke.
     Lost,
 }
@@ -51,6 +53,10 @@ impl Trouble {
 
     pub(crate) fn handshake(error: &dyn std::fmt::Display) -> Self {
         Self::local(7, 5, format!("the TLS handshake failed: {error}"), Kind::Handshake)
+    }
+
+    pub(crate) fn too_old(error: &dyn std::fmt::Display) -> Self {
+        Self { kind: Kind::TooOld, ..Self::handshake(error) }
     }
 
     pub(crate) fn connect(error: &io::Error) -> Self {
