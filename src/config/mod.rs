@@ -114,6 +114,8 @@ pub struct Limits {
     pub command_timeout: Duration,
     pub data_timeout: Duration,
     pub session_timeout: Duration,
+    /// From the connection to the login.
+    pub login_timeout: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -369,6 +371,7 @@ fn limits(section: &Section<'_>) -> Limits {
         command_timeout: section.duration("command_timeout"),
         data_timeout: section.duration("data_timeout"),
         session_timeout: section.duration("session_timeout"),
+        login_timeout: section.duration("login_timeout"),
     }
 }
 

@@ -263,7 +263,7 @@ pub const ROWS: &[Row] = &[
         key: "limits.bad_commands",
         wants: Wants::Count { least: 1, most: 1000 },
         fallback: Value("10"),
-        about: "After so many commands that were not understood or out of order a client is sent away with 421.",
+        about: "Commands not understood or out of order, and refused logins, before the session is closed with 421.",
     },
     Row {
         key: "limits.command_timeout",
@@ -282,6 +282,12 @@ pub const ROWS: &[Row] = &[
         wants: Wants::Duration { least: SECOND, most: Duration::from_secs(7 * 86_400) },
         fallback: Value("1h"),
         about: "How long one connection may last in all. It is also how long a login is good for.",
+    },
+    Row {
+        key: "limits.login_timeout",
+        wants: Wants::Duration { least: SECOND, most: HOUR },
+        fallback: Value("2m"),
+        about: "How long a client may be connected before it has logged in.",
     },
     Row {
         key: "spool",
