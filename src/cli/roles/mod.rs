@@ -80,7 +80,7 @@ fn front_settings(config: &Config, jail: &Path) -> FrontSettings {
             bad_commands: limits.bad_commands,
             command_timeout: limits.command_timeout,
             data_timeout: limits.data_timeout,
-            login_timeout: Duration::from_secs(120),
+            login_timeout: limits.login_timeout,
             session_timeout: limits.session_timeout,
             failure_floor: config.auth.failure_floor,
         },
