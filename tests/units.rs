@@ -92,3 +92,14 @@ fn every_role_follows_the_umbrella_and_restarts_by_itself() {
         }
     }
 }
+
+/// Neither gives up: a door under a storm of connections to a role that cannot start, nor a start that takes long for good reasons.
+#[test]
+fn doors_and_long_starts_are_not_given_up() {
+    for name in UNITS.into_iter().filter(|name| name.ends_with(".socket")) {
+        assert!(source(name).contains("\nTriggerLimitIntervalSec=0\n"), "{name}");
+    }
+    for name in ["pamrelay-queue.service", "pamrelay-front.service"] {
+        assert!(source(name).contains("\nTimeoutStartSec=infinity\n"), "{name}");
+    }
+}
