@@ -109,7 +109,7 @@ fn each_mistake_has_its_place_and_its_words() {
         ),
         (
             "limits: { recipients: 99 }",
-            "t.yaml:2:23: limits.recipients: \"99\" cannot be taken: it is less than 100; wanted is a whole number from 100 to 50000",
+            "t.yaml:2:23: limits.recipients: \"99\" cannot be taken: it is less than 100; wanted is a whole number from 100 to 5000",
         ),
         (
             "limits: { message_size: 25mb }",

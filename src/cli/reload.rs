@@ -56,6 +56,7 @@ fn tell(old: &Config, new: &Config, systemctl: impl Fn(&[&str]) -> Result<(), St
                 Ok(()) => (Ok(()), "reads its files again"),
                 Err(_) => (restart(&unit), "restarts"),
             },
+            Follow::Restart if role == Name::Front => (restart(&unit), "restarts; its sessions end"),
             Follow::Restart => (restart(&unit), "restarts"),
         };
         match told {

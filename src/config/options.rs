@@ -114,7 +114,7 @@ pub const ROWS: &[Row] = &[
             "  - { address: \"0.0.0.0:587\", tls: starttls }\n  - { address: \"[::]:587\", tls: starttls }\n  - { address: \"0.0.0.0:465\", tls: implicit }\n  - { address: \"[::]:465\", tls: implicit }\n",
         ),
         fallback: Required("a list such as - { address: \"0.0.0.0:587\", tls: starttls }"),
-        about: "Where mail clients connect. Every listener has TLS; there is no way to write one without it, and nobody can log in before TLS is up.",
+        about: "Where mail clients connect. A change ends all sessions. Every listener has TLS; there is no way to write one without it, and nobody can log in before TLS is up.",
     },
     Row {
         key: "listen[].address",
@@ -243,7 +243,7 @@ pub const ROWS: &[Row] = &[
     },
     Row {
         key: "limits.recipients",
-        wants: Wants::Count { least: 100, most: 50_000 },
+        wants: Wants::Count { least: 100, most: 5_000 },
         fallback: Value("1000"),
         about: "Recipients of one message; more are answered 452. At least 100 (RFC 5321 §4.5.3.1.8).",
     },
@@ -273,7 +273,7 @@ pub const ROWS: &[Row] = &[
     },
     Row {
         key: "limits.data_timeout",
-        wants: Wants::Duration { least: SECOND, most: HOUR },
+        wants: Wants::Duration { least: SECOND, most: Duration::from_secs(600) },
         fallback: Value("10m"),
         about: "How long a client may be silent while it sends a message.",
     },
@@ -332,7 +332,8 @@ pub const ROWS: &[Row] = &[
         key: "routes[].smart_hosts",
         wants: Wants::Sections(""),
         fallback: Otherwise { words: "another target", example: "" },
-        about: "Servers that take the mail, in order: the second is asked when the first cannot be reached or asks to try later.",
+        about: "Servers that take the mail, in order: the second is asked when the first cannot be reached or does not let us in. One that let us in and then asks to try later is \
+                asked again later.",
     },
     Row {
         key: "routes[].smart_hosts[].host",
@@ -398,7 +399,7 @@ pub const ROWS: &[Row] = &[
     },
     Row {
         key: "delivery.connections",
-        wants: Wants::Count { least: 1, most: 1000 },
+        wants: Wants::Count { least: 1, most: 512 },
         fallback: Value("16"),
         about: "Connections at once to one destination.",
     },
