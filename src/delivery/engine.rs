@@ -21,7 +21,7 @@ use super::job::{Account, Job, Origin, Outcomes, PassedOn, RecipientNo};
 use super::outages::Outages;
 use super::parcel::{Errand, Parcel, Relay};
 use super::reach::Target;
-use super::resolver::{Hosts, NameServers, Resolver};
+use super::resolver::Resolver;
 use super::route::Routes;
 use crate::smtp::envelope::Recipient;
 use crate::smtp::status::{Class, EnhancedStatus};
@@ -61,7 +61,7 @@ impl Settings {
             per_destination: 16,
             connections: 512,
             idle: Duration::from_secs(5),
-            resolver: Arc::new(Resolver::new(NameServers::of_host(), Hosts::of_host())),
+            resolver: Arc::new(Resolver::of_host(None)),
             roots: Arc::new(RootCertStore::empty()),
             client_certificate: None,
             secrets: Arc::new(NoSecrets),

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use super::{Failure, Status, account, account_of, failed, policy, start};
 use crate::config::{self, Config};
 use crate::delivery::job::{Job, Outcomes};
-use crate::delivery::resolver::{Hosts, NameServers, Resolver};
+use crate::delivery::resolver::{NameServers, Resolver};
 use crate::delivery::route::{Login, Pattern, Route, Routes, Rule, SmartHost, TlsDemand};
 use crate::delivery::{Asked, Delivery, NoSecrets, SecretError, Secrets, Settings, Timeouts, Trust};
 use crate::dsn::reporter;
@@ -109,17 +109,14 @@ enum Certificate {
 impl Plan {
     fn new(config: &Config) -> Result<Self, Failure> {
         let trust = config.delivery.trust.clone().map_or(Trust::System, Trust::File);
-        let servers = if config.delivery.resolver.is_empty() {
-            NameServers::of_host()
-        } else {
-            NameServers::configured(config.delivery.resolver.clone())
-        };
+        let resolver = &config.delivery.resolver;
+        let servers = (!resolver.is_empty()).then(|| NameServers::configured(resolver.clone()));
         let keys = config.jail().join("keys");
         Ok(Self {
             hostname: config.hostname.to_string(),
             routes: routes(config),
             per_destination: config.delivery.connections,
-            resolver: Arc::new(Resolver::new(servers, Hosts::of_host())),
+            resolver: Arc::new(Resolver::of_host(servers)),
             roots: Arc::new(trust.load().map_err(failed)?),
             secrets: if config.secrets().is_empty() { Arc::new(NoSecrets) } else { Arc::new(KeptByKeys::new(keys.clone())) },
             keys,

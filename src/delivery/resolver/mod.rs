@@ -8,6 +8,7 @@ mod exchangers;
 pub(crate) mod fake;
 mod question;
 mod system;
+mod watched;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use hickory_proto::rr::{Name, RData, RecordType};
 use cache::Cache;
 pub(crate) use exchangers::NoExchanger;
 pub use system::{Hosts, NameServers, TrustAd};
+use watched::Watched;
 
 /// Aliases in a row that are followed.
 const ALIASES: usize = 16;
@@ -26,8 +28,8 @@ const ALIASES: usize = 16;
 const LONGEST_NO: Duration = Duration::from_secs(300);
 
 pub struct Resolver {
-    servers: NameServers,
-    hosts: Hosts,
+    servers: Watched<NameServers>,
+    hosts: Watched<Hosts>,
     cache: Cache,
 }
 
@@ -54,7 +56,13 @@ pub(crate) type Found = Result<Arc<Answer>, Failure>;
 
 impl Resolver {
     pub fn new(servers: NameServers, hosts: Hosts) -> Self {
-        Self { servers, hosts, cache: Cache::default() }
+        Self { servers: Watched::fixed(servers), hosts: Watched::fixed(hosts), cache: Cache::default() }
+    }
+
+    /// As the host says, now and whenever it says otherwise; `configured` servers are asked instead of the host's.
+    pub fn of_host(configured: Option<NameServers>) -> Self {
+        let servers = configured.map_or_else(|| Watched::file("/etc/resolv.conf", NameServers::parse), Watched::fixed);
+        Self { servers, hosts: Watched::file("/etc/hosts", Hosts::parse), cache: Cache::default() }
     }
 
     /// The records of one type, from memory or from a server.
@@ -74,7 +82,7 @@ impl Resolver {
         if let Ok(address) = name.parse() {
             return Ok(vec![address]);
         }
-        if let Some(addresses) = self.hosts.find(&name.trim_end_matches('.').to_ascii_lowercase()) {
+        if let Some(addresses) = self.hosts.get().find(&name.trim_end_matches('.').to_ascii_lowercase()) {
             return Ok(addresses);
         }
         let (v4, v6) = tokio::join!(self.lookup(name, RecordType::A), self.lookup(name, RecordType::AAAA));
@@ -96,12 +104,13 @@ impl Resolver {
     /// Asks the servers in turn until one knows; with how long that holds.
     async fn ask_all(&self, name: &Name, kind: RecordType) -> (Found, Duration) {
         let mut why = String::from("no server was asked");
-        for _ in 0..self.servers.attempts {
-            for server in &self.servers.addresses {
-                match question::ask(*server, name, kind, self.servers.timeout).await {
+        let servers = self.servers.get();
+        for _ in 0..servers.attempts {
+            for server in &servers.addresses {
+                match question::ask(*server, name, kind, servers.timeout).await {
                     Err(error) => why = format!("{server}: {error}"),
                     Ok(message) => match message.metadata.response_code {
-                        ResponseCode::NoError => return self.found(&message, name, kind),
+                        ResponseCode::NoError => return found(&message, name, kind, servers.trust),
                         ResponseCode::NXDomain => return (Err(Failure::NoName), ttl_of_no(&message)),
                         code => why = format!("{server}: {code}"),
                     },
@@ -110,30 +119,30 @@ impl Resolver {
         }
         (Err(Failure::Temporary(why)), Duration::ZERO)
     }
+}
 
-    /// Follows the aliases in an answer to the records that were asked for.
-    fn found(&self, message: &Message, name: &Name, kind: RecordType) -> (Found, Duration) {
-        let mut at = name;
-        let mut ttl = u32::MAX;
-        for _ in 0..ALIASES {
-            let here = || message.answers.iter().filter(|record| record.name == *at);
-            let wanted = || here().filter(|record| record.record_type() == kind);
-            if let Some(shortest) = wanted().map(|record| record.ttl).min() {
-                let records = wanted().map(|record| record.data.clone()).collect();
-                let authentic = message.metadata.authentic_data && self.servers.trust == TrustAd::Trusted;
-                return (Ok(Arc::new(Answer { records, authentic })), Duration::from_secs(u64::from(ttl.min(shortest))));
-            }
-            let alias = here().find_map(|record| match &record.data {
-                RData::CNAME(target) => Some((&target.0, record.ttl)),
-                _ => None,
-            });
-            match alias {
-                Some((target, alias_ttl)) => (at, ttl) = (target, ttl.min(alias_ttl)),
-                None => break,
-            }
+/// Follows the aliases in an answer to the records that were asked for.
+fn found(message: &Message, name: &Name, kind: RecordType, trust: TrustAd) -> (Found, Duration) {
+    let mut at = name;
+    let mut ttl = u32::MAX;
+    for _ in 0..ALIASES {
+        let here = || message.answers.iter().filter(|record| record.name == *at);
+        let wanted = || here().filter(|record| record.record_type() == kind);
+        if let Some(shortest) = wanted().map(|record| record.ttl).min() {
+            let records = wanted().map(|record| record.data.clone()).collect();
+            let authentic = message.metadata.authentic_data && trust == TrustAd::Trusted;
+            return (Ok(Arc::new(Answer { records, authentic })), Duration::from_secs(u64::from(ttl.min(shortest))));
         }
-        (Err(Failure::NoData), ttl_of_no(message))
+        let alias = here().find_map(|record| match &record.data {
+            RData::CNAME(target) => Some((&target.0, record.ttl)),
+            _ => None,
+        });
+        match alias {
+            Some((target, alias_ttl)) => (at, ttl) = (target, ttl.min(alias_ttl)),
+            None => break,
+        }
     }
+    (Err(Failure::NoData), ttl_of_no(message))
 }
 
 fn address(data: &RData) -> Option<IpAddr> {

@@ -1,7 +1,6 @@
 //! What the host says about name service: /etc/resolv.conf and /etc/hosts.
 
 use std::collections::HashMap;
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -28,11 +27,6 @@ pub enum TrustAd {
 }
 
 impl NameServers {
-    /// The host's; where there is no resolv.conf, a server on the host itself.
-    pub fn of_host() -> Self {
-        Self::parse(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default())
-    }
-
     /// Those of the configuration. Their AD bit is believed if none is further away than the loopback interface.
     pub fn configured(addresses: Vec<SocketAddr>) -> Self {
         let near = !addresses.is_empty() && addresses.iter().all(|address| address.ip().to_canonical().is_loopback());
@@ -44,7 +38,7 @@ impl NameServers {
         }
     }
 
-    /// Reads a resolv.conf. What is not understood is skipped, as the C library does.
+    /// Reads a resolv.conf; without any server in it, one on the host itself. What is not understood is skipped, as the C library does.
     pub fn parse(text: &str) -> Self {
         let mut it = Self { addresses: Vec::new(), timeout: Duration::from_secs(5), attempts: 2, trust: TrustAd::Untrusted };
         for line in text.lines() {
@@ -86,10 +80,6 @@ impl NameServers {
 pub struct Hosts(HashMap<String, Vec<IpAddr>>);
 
 impl Hosts {
-    pub fn of_host() -> Self {
-        Self::parse(&fs::read_to_string("/etc/hosts").unwrap_or_default())
-    }
-
     pub fn parse(text: &str) -> Self {
         let mut it = Self::default();
         for line in text.lines() {

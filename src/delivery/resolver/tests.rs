@@ -23,8 +23,8 @@ async fn asks_for_dnssec_and_keeps_the_ad_bit_of_a_trusted_server() {
     .await;
 
     let near = fake.resolver().lookup("X.example.", RecordType::A).await.unwrap();
-    let mut far = fake.resolver();
-    far.servers.trust = TrustAd::Untrusted;
+    let far = NameServers { trust: TrustAd::Untrusted, ..NameServers::configured(vec![fake.address]) };
+    let far = Resolver::new(far, Hosts::default());
     let far = far.lookup("x.example", RecordType::A).await.unwrap();
 
     assert_eq!((&near.records[..], near.authentic), (&[a(1)][..], true));
@@ -172,7 +172,7 @@ async fn gives_addresses_from_hosts_literals_and_both_families() {
     })
     .await;
     let mut resolver = fake.resolver();
-    resolver.hosts = Hosts::parse("192.0.2.9 h.example");
+    resolver.hosts = Watched::fixed(Hosts::parse("192.0.2.9 h.example"));
 
     let text = |addresses: Vec<IpAddr>| addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>();
     assert_eq!(text(resolver.addresses("x.example").await.unwrap()), ["192.0.2.1", "2001:db8::1"]);
