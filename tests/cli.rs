@@ -484,7 +484,7 @@ fn a_good_reload_restarts_those_concerned() {
     let site = Site::new("");
     let relay = Relay::start(&site);
     relay.line(0, &["event=ready"]);
-    let (keys, front) = (relay.pid("keys", 0), relay.pid("front", 0));
+    let (keys, queue, front) = (relay.pid("keys", 0), relay.pid("queue", 0), relay.pid("front", 0));
 
     site.write("limits: { bad_commands: 5 }\n");
     let asked = site.output(&["reload"]);
@@ -492,7 +492,7 @@ fn a_good_reload_restarts_those_concerned() {
     assert_eq!(asked.status.code(), Some(0), "{}", said(&asked));
     relay.line(0, &["event=reloaded"]);
     assert_ne!(relay.pid("front", 1), front);
-    assert!(!lives(front) && lives(keys));
+    assert!(!lives(front) && lives(keys) && lives(queue));
     assert!(fs::read_to_string(site.path("run/active/pamrelay.yaml")).unwrap().contains("bad_commands"));
 }
 

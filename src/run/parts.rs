@@ -46,9 +46,9 @@ pub fn follow(role: Name, old: &Config, new: &Config) -> Follow {
         }
     };
     match (role, same) {
-        // Certificates change without any change of the configuration.
-        (Name::Keys, true) => Follow::Reread,
-        (Name::Auth | Name::Queue | Name::Front, true) => Follow::Nothing,
+        // Certificates change without any change of the configuration: our own, and those of the trust store.
+        (Name::Keys | Name::Queue, true) => Follow::Reread,
+        (Name::Auth | Name::Front, true) => Follow::Nothing,
         (Name::Auth | Name::Keys | Name::Queue | Name::Front, false) => Follow::Restart,
     }
 }
@@ -81,8 +81,9 @@ mod tests {
     }
 
     #[test]
-    fn keys_rereads_its_files_though_nothing_changed() {
+    fn keys_and_queue_reread_their_files_though_nothing_changed() {
         assert_eq!(follow(Name::Keys, &config(""), &config("")), Follow::Reread);
+        assert_eq!(follow(Name::Queue, &config(""), &config("")), Follow::Reread);
         assert!(needs_new_start(&config(""), &config("runtime_dir: /run/other")).is_some());
     }
 }

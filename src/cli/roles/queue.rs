@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use rustls::RootCertStore;
+use rustls::client::ResolvesClientCert;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{OnceCell, mpsc};
 use zeroize::Zeroizing;
 
@@ -59,7 +61,8 @@ pub(crate) fn queue(path: &Path) -> Result<Status, Failure> {
     let ended = runtime.block_on(async {
         let (to_delivery, jobs) = mpsc::channel(CHANNEL);
         let (to_queue, outcomes) = mpsc::channel(CHANNEL);
-        tokio::spawn(delivery.begin(jobs, to_queue));
+        let reread = signal(SignalKind::hangup()).map_err(|error| tracing::error!(event = "cannot_wait_for_sighup", error = %error)).ok();
+        tokio::spawn(delivery.begin(jobs, to_queue, reread));
         crate::queue::run(settings, (to_delivery, outcomes)).await
     });
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -93,6 +96,7 @@ struct Plan {
     routes: Routes,
     per_destination: usize,
     resolver: Arc<Resolver>,
+    trust: Trust,
     roots: Arc<RootCertStore>,
     secrets: Arc<dyn Secrets>,
     keys: PathBuf,
@@ -118,6 +122,7 @@ impl Plan {
             per_destination: config.delivery.connections,
             resolver: Arc::new(Resolver::of_host(servers)),
             roots: Arc::new(trust.load().map_err(failed)?),
+            trust,
             secrets: if config.secrets().is_empty() { Arc::new(NoSecrets) } else { Arc::new(KeptByKeys::new(keys.clone())) },
             keys,
             certificate: if config.tls.client.is_some() { Certificate::Shown } else { Certificate::None },
@@ -125,25 +130,56 @@ impl Plan {
     }
 
     /// Starts delivery. Where a certificate is to be shown it waits for the key process: a server that wants one would refuse mail for good without it.
-    async fn begin(self, jobs: mpsc::Receiver<Job>, outcomes: mpsc::Sender<Outcomes>) {
+    async fn begin(mut self, jobs: mpsc::Receiver<Job>, outcomes: mpsc::Sender<Outcomes>, reread: Option<Signal>) {
         let client_certificate = match self.certificate {
-            Certificate::Shown => Some(meet(self.keys).await.client_certs()),
+            Certificate::Shown => Some(meet(self.keys.clone()).await.client_certs()),
             Certificate::None => None,
         };
-        let settings = Settings {
-            hostname: self.hostname,
-            routes: self.routes,
+        let delivery = Delivery::start(self.settings(client_certificate.clone()), jobs, outcomes);
+        let Some(mut reread) = reread else { return };
+        while reread.recv().await.is_some() {
+            if self.trusts_others() {
+                delivery.reload(self.settings(client_certificate.clone()));
+            }
+        }
+    }
+
+    /// Reads the trust store again; what cannot be read leaves the one we have.
+    fn trusts_others(&mut self) -> bool {
+        match self.trust.load() {
+            Ok(roots) if roots.roots == self.roots.roots => false,
+            // An empty system store means that it cannot be read, or is just being written.
+            Ok(roots) if roots.is_empty() => {
+                tracing::warn!(event = "trust_store_kept", reason = "there is no certificate in it");
+                false
+            }
+            Ok(roots) => {
+                tracing::info!(event = "trust_store_read", authorities = roots.len());
+                self.roots = Arc::new(roots);
+                true
+            }
+            // A new file under the old name is beyond what the sandbox was told of.
+            Err(error) => {
+                tracing::warn!(event = "trust_store_kept", reason = %error, remedy = "restart pamrelay-queue");
+                false
+            }
+        }
+    }
+
+    fn settings(&self, client_certificate: Option<Arc<dyn ResolvesClientCert>>) -> Settings {
+        Settings {
+            hostname: self.hostname.clone(),
+            routes: self.routes.clone(),
             per_destination: self.per_destination,
             connections: CONNECTIONS,
             idle: IDLE,
-            resolver: self.resolver,
-            roots: self.roots,
+            resolver: self.resolver.clone(),
+            roots: self.roots.clone(),
             client_certificate,
-            secrets: self.secrets,
+            secrets: self.secrets.clone(),
             timeouts: Timeouts::default(),
             mx_port: 25,
-        };
-        Delivery::start(settings, jobs, outcomes);
+        }
     }
 }
 
@@ -225,6 +261,25 @@ fn smart_host(host: &config::SmartHost) -> SmartHost {
 mod tests {
     use super::*;
     use crate::smtp::address::Domain;
+
+    #[test]
+    fn a_renewed_trust_file_is_taken_and_a_damaged_one_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ca.pem");
+        let write = |name: &str| std::fs::write(&path, rcgen::generate_simple_self_signed([name.to_owned()]).unwrap().cert.pem()).unwrap();
+        write("old.example");
+        let text = format!("listen: [{{ address: \"127.0.0.1:1\", tls: starttls }}]\ndelivery: {{ trust: {} }}\n", path.display());
+        let mut plan = Plan::new(&Config::parse(&text, Path::new("t")).unwrap()).unwrap_or_else(|_| panic!("no plan"));
+        assert!(!plan.trusts_others());
+
+        write("new.example");
+        assert!(plan.trusts_others());
+
+        let kept = plan.roots.clone();
+        std::fs::write(&path, "half a fi").unwrap();
+        assert!(!plan.trusts_others());
+        assert_eq!(plan.settings(None).roots.roots, kept.roots);
+    }
 
     /// The two notions of a pattern must be one.
     #[test]
