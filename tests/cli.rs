@@ -157,7 +157,7 @@ impl Site {
         let at = self.directory.path().display();
         let mut command = Command::new("unshare");
         command.arg("--mount").args(["sh", "-ec"]).arg(format!(
-            "mount --bind {at}/passwd /etc/passwd; mount --bind {at}/group /etc/group; mount --bind {at}/pam.d /etc/pam.d; exec \"$@\""
+            "mount --bind {at}/passwd /etc/passwd; mount --bind {at}/group /etc/group; mount --bind {at}/pam.d /etc/pam.d; if [ -d /run/systemd ]; then mount -t tmpfs none /run/systemd; fi; exec \"$@\""
         ));
         command.args(["sh", PROGRAM]).args(arguments).arg("--config").arg(self.config()).stdin(Stdio::null());
         command

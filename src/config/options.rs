@@ -293,7 +293,7 @@ pub const ROWS: &[Row] = &[
         key: "spool",
         wants: Wants::Path,
         fallback: Value("/var/spool/pamrelay"),
-        about: "The queue: owner pamrelay-queue, mode 0700, on a local disk.",
+        about: "The queue: owner pamrelay-queue, mode 0700, on a local disk. Another place must be allowed in the unit of the queue: `pamrelay check` says how.",
     },
     Row {
         key: "runtime_dir",
@@ -376,7 +376,8 @@ pub const ROWS: &[Row] = &[
         key: "routes[].maildir",
         wants: Wants::Path,
         fallback: Otherwise { words: "another target", example: "/var/mail/archive" },
-        about: "Into this maildir, for trials and archives. It must belong to pamrelay-queue; one that is not there is made.",
+        about: "Into this maildir, for trials and archives. It must belong to pamrelay-queue; one that is not there is made. Under systemd its place must be \
+                allowed in the unit of the queue: `pamrelay check` says how.",
     },
     Row { key: "delivery", wants: Wants::Section, fallback: Value(""), about: "How delivery goes about it." },
     Row {

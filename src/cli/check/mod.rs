@@ -67,6 +67,7 @@ pub fn system(config: &Config) -> Vec<Finding> {
     findings.extend(places::pam_service(&config.auth.service));
     findings.extend(certificates::look(config));
     findings.extend(places::directories(config));
+    findings.extend(places::beyond_the_unit(config));
     findings.extend(places::trust(config));
     findings
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::{Group, User};
 use rustls_pki_types::CertificateDer;
@@ -105,13 +105,51 @@ pub(super) fn directories(config: &Config) -> Vec<Finding> {
             let shown = config.runtime_dir.display();
             findings.push(Finding::fault(format!("{shown} is not a directory"), format!("mv {shown} {shown}.away")));
         }
-        Ok(_) => {}
+        Ok(about) => findings.extend(shared(&config.runtime_dir, &about)),
         Err(_) => findings.extend(parent_is_there(&config.runtime_dir)),
     }
     for maildir in config.maildirs() {
         findings.extend(maildir_owner(maildir, queue));
     }
     findings
+}
+
+/// Where the administrator's additions to the unit of the queue are.
+const DROP_INS: &str = "/etc/systemd/system/pamrelay-queue.service.d";
+/// All that the unit lets the queue write, but for its own socket.
+const UNIT_WRITES: &str = "/var/spool/pamrelay";
+
+/// Under systemd the queue writes only where its unit lets it, and the umbrella makes nothing elsewhere.
+pub(super) fn beyond_the_unit(config: &Config) -> Vec<Finding> {
+    if !Path::new("/run/systemd/system").exists() {
+        return Vec::new();
+    }
+    let allowed = allowed_by(Path::new(DROP_INS));
+    std::iter::once(config.spool.as_path()).chain(config.maildirs()).filter_map(|path| beyond(path, &allowed)).collect()
+}
+
+fn beyond(path: &Path, allowed: &[PathBuf]) -> Option<Finding> {
+    if path.starts_with(UNIT_WRITES) || allowed.iter().any(|above| path.starts_with(above)) {
+        return None;
+    }
+    let shown = path.display();
+    let made = if path.exists() { String::new() } else { format!("install -d -o {QUEUE_USER} -g {QUEUE_USER} -m 0700 {shown}, then ") };
+    let home = if ["/home", "/root", "/run/user"].iter().any(|home| path.starts_with(home)) { "\n    ProtectHome=no" } else { "" };
+    Some(Finding::warning(
+        format!("{shown} is not among the places that pamrelay-queue.service may write; under systemd no mail gets there"),
+        format!("{made}systemctl edit pamrelay-queue, with these lines:\n    [Service]\n    ReadWritePaths={shown}{home}"),
+    ))
+}
+
+/// The paths of `ReadWritePaths=` in all drop-ins.
+fn allowed_by(drop_ins: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(drop_ins).into_iter().flatten().flatten().map(|entry| entry.path());
+    let texts = files.filter(|path| path.extension().is_some_and(|it| it == "conf")).filter_map(|path| fs::read_to_string(path).ok());
+    let allowed = |text: String| -> Vec<PathBuf> {
+        let values = text.lines().filter_map(|line| line.trim().strip_prefix("ReadWritePaths="));
+        values.flat_map(str::split_whitespace).map(|path| path.trim_matches('"').trim_start_matches(['-', '+']).into()).collect()
+    };
+    texts.flat_map(allowed).collect()
 }
 
 fn spool(path: &Path, about: &Metadata, queue: u32) -> Option<Finding> {
@@ -140,6 +178,17 @@ fn parent_is_there(path: &Path) -> Option<Finding> {
         Finding::fault(
             format!("{} cannot be made: there is no directory {}", path.display(), parent.display()),
             format!("mkdir -p {}", parent.display()),
+        )
+    })
+}
+
+/// The runtime directory is made root's alone when a configuration is accepted; that must not happen to /tmp or to somebody's directory.
+fn shared(path: &Path, about: &Metadata) -> Option<Finding> {
+    (about.uid() != 0 || about.mode() & 0o022 != 0).then(|| {
+        let shown = path.display();
+        Finding::fault(
+            format!("the runtime directory {shown} is shared with others (owner uid {}, mode {:04o})", about.uid(), about.mode() & 0o7777),
+            format!("write runtime_dir: {shown}/pamrelay, or, if nothing else uses it: chown root: {shown} && chmod 0755 {shown}"),
         )
     })
 }
@@ -232,5 +281,28 @@ mod tests {
 
         assert!(found.contains("chmod go-w") && found.contains("mode 0775"), "{found}");
         assert!(writable_above(&top.path().join("spool")).is_none());
+    }
+
+    #[test]
+    fn a_maildir_that_the_unit_may_not_write_is_found_until_a_drop_in_allows_it() {
+        let drop_ins = tempfile::tempdir().unwrap();
+        let found = |path: &str| beyond(Path::new(path), &allowed_by(drop_ins.path())).map(|finding| finding.to_string());
+
+        let said = found("/var/mail/archive").unwrap();
+        assert!(said.contains("[Service]\n    ReadWritePaths=/var/mail/archive") && !said.contains("ProtectHome"), "{said}");
+        assert!(found("/home/archive").unwrap().contains("ProtectHome=no"));
+        assert_eq!(found("/var/spool/pamrelay"), None);
+
+        fs::write(drop_ins.path().join("override.conf"), "[Service]\nReadWritePaths=-/srv /var/mail\n").unwrap();
+        assert_eq!(found("/var/mail/archive"), None);
+        assert!(found("/home/archive").is_some());
+    }
+
+    #[test]
+    fn a_shared_runtime_directory_is_found() {
+        let about = |path: &str| fs::metadata(path).unwrap();
+
+        assert!(shared(Path::new("/tmp"), &about("/tmp")).unwrap().to_string().contains("mode 1777"));
+        assert!(shared(Path::new("/usr"), &about("/usr")).is_none());
     }
 }
