@@ -73,6 +73,8 @@ pub struct SqliteStore {
     last_id: AtomicU64,
     /// What was free on the disk, and when that was.
     free: Mutex<Option<(Instant, u64)>>,
+    /// Octets inside the database that hold nothing; it never gets smaller, but they are written again.
+    spare: Arc<AtomicU64>,
 }
 
 /// Kept free for the log of the database, so that what was accepted can be delivered and removed.
@@ -91,14 +93,15 @@ impl SqliteStore {
         clear_debris(&spool, &opened)?;
         let last_id = AtomicU64::new(rows::newest(&opened.connection).map_err(fault)?);
         let later = Arc::new(Later::default());
-        let writer = Writer::new(opened.connection, Arc::clone(&spool), Arc::clone(&later)).map_err(fault)?;
+        let spare = Arc::new(AtomicU64::new(0));
+        let writer = Writer::new(opened.connection, Arc::clone(&spool), Arc::clone(&later), Arc::clone(&spare)).map_err(fault)?;
         let (ops, asked) = mpsc::channel();
         let thread = std::thread::Builder::new().name("queue-writer".into()).spawn(move || {
             if std::panic::catch_unwind(AssertUnwindSafe(|| writer.run(&asked))).is_err() {
                 fatal("store_failed", "the store's thread panicked");
             }
         });
-        Ok(Self { spool, ops: Some(ops), later, thread: Some(thread.map_err(OpenError::Thread)?), last_id, free: Mutex::default() })
+        Ok(Self { spool, ops: Some(ops), later, thread: Some(thread.map_err(OpenError::Thread)?), last_id, free: Mutex::default(), spare })
     }
 
     /// Octets that were free a moment ago.
@@ -233,7 +236,7 @@ impl QueueStore for SqliteStore {
     type Draft = BodyDraft;
 
     fn room_for(&self, octets: u64) -> Result<(), StoreError> {
-        if self.free()? < octets.saturating_add(LOW_WATER) { Err(StoreError::Full) } else { Ok(()) }
+        if has_room(self.free()?, self.spare.load(Ordering::Relaxed), octets) { Ok(()) } else { Err(StoreError::Full) }
     }
 
     async fn draft(&self) -> Result<BodyDraft, StoreError> {
@@ -341,6 +344,12 @@ impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
         self.store.unclaim(self.id);
     }
+}
+
+/// Whether so many octets may come in. What is spare in the database stands for what is to be kept free, since most of what
+/// is written goes there; a large body needs room of its own.
+fn has_room(free: u64, spare: u64, octets: u64) -> bool {
+    free >= octets.saturating_add(LOW_WATER.saturating_sub(spare))
 }
 
 fn entry(row: &RawRow) -> Option<(super::record::Head, Progress)> {

@@ -170,10 +170,18 @@ fn bounded(place: &Place, pages: u32) -> SqliteStore {
     let opened = schema::open(&place.spool().join("queue.db")).unwrap();
     opened.connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).unwrap();
     let later = Arc::new(Later::default());
-    let writer = Writer::new(opened.connection, Arc::clone(&spool), Arc::clone(&later)).unwrap();
+    let writer = Writer::new(opened.connection, Arc::clone(&spool), Arc::clone(&later), Arc::default()).unwrap();
     let (ops, asked) = mpsc::channel();
     let thread = std::thread::spawn(move || writer.run(&asked));
-    SqliteStore { spool, ops: Some(ops), later, thread: Some(thread), last_id: AtomicU64::new(0), free: Mutex::default() }
+    SqliteStore {
+        spool,
+        ops: Some(ops),
+        later,
+        thread: Some(thread),
+        last_id: AtomicU64::new(0),
+        free: Mutex::default(),
+        spare: Arc::default(),
+    }
 }
 
 #[tokio::test]
@@ -251,4 +259,26 @@ async fn little_room_on_the_disk_refuses_before_there_is_none() {
     assert!(matches!(store.room_for(u64::MAX), Err(StoreError::Full)));
     free(0);
     assert!(matches!(store.room_for(0), Err(StoreError::Full)));
+}
+
+#[tokio::test]
+async fn what_finished_messages_leave_in_the_database_counts_as_room() {
+    let place = Place::new();
+    let store = place.open();
+    let mut ids = Vec::new();
+    for _ in 0..100 {
+        ids.push(accept(&store, &[b'x'; 20_000], Claim::Mine).await.id);
+    }
+    assert_eq!(store.spare.load(Ordering::Relaxed), 0);
+    for id in ids {
+        store.settle(Settlement { id, then: Then::Finished, report: None }).await.unwrap();
+    }
+    let spare = store.spare.load(Ordering::Relaxed);
+
+    assert!(spare > 1_900_000, "{spare}");
+    assert!(!has_room(LOW_WATER - spare, 0, 1000));
+    assert!(has_room(LOW_WATER - spare + 1000, spare, 1000));
+    assert!(!has_room(999, u64::MAX, 1000), "a large body is a file of its own");
+    drop(store);
+    assert_eq!(place.open().spare.load(Ordering::Relaxed), spare, "and at the next start");
 }

@@ -14,7 +14,7 @@
 //! damaged while it runs, ends the process.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -129,17 +129,33 @@ pub(super) struct Writer {
     /// Body files that are unlinked, whose row in `doomed` can go with the next transaction.
     unlinked: Vec<QueueId>,
     log_pages: Arc<AtomicI32>,
+    page_size: u64,
+    /// Octets of the database that hold nothing, for whoever decides what may come in.
+    spare: Arc<AtomicU64>,
 }
 
 impl Writer {
-    pub(super) fn new(mut db: Connection, spool: Arc<Spool>, later: Arc<Later>) -> rusqlite::Result<Self> {
+    pub(super) fn new(mut db: Connection, spool: Arc<Spool>, later: Arc<Later>, spare: Arc<AtomicU64>) -> rusqlite::Result<Self> {
         let log_pages = Arc::new(AtomicI32::new(0));
         let counter = Arc::clone(&log_pages);
         db.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages: i32| {
             counter.store(pages, Ordering::Relaxed);
             Ok(())
         }))?;
-        Ok(Self { db, spool, later, claims: HashSet::new(), owed: Vec::new(), unlinked: Vec::new(), log_pages })
+        let page_size = db.pragma_query_value(None, "page_size", |row| row.get::<_, i64>(0))?;
+        let writer = Self {
+            db,
+            spool,
+            later,
+            claims: HashSet::new(),
+            owed: Vec::new(),
+            unlinked: Vec::new(),
+            log_pages,
+            page_size: u64::try_from(page_size).unwrap_or(0),
+            spare,
+        };
+        writer.publish();
+        Ok(writer)
     }
 
     /// Works until nobody can ask any more and nothing is owed.
@@ -221,7 +237,15 @@ impl Writer {
         }
         self.db.prepare_cached("COMMIT")?.execute([])?;
         self.unlinked.clear();
+        self.publish();
         Ok(effects)
+    }
+
+    /// Tells how much of the database is spare. A number that cannot be had is none: less is let in.
+    fn publish(&self) {
+        let pages = self.db.prepare_cached("PRAGMA freelist_count").and_then(|mut it| it.query_row([], |row| row.get::<_, i64>(0)));
+        let pages = pages.map_or(0, |pages| u64::try_from(pages).unwrap_or(0));
+        self.spare.store(pages.saturating_mul(self.page_size), Ordering::Relaxed);
     }
 
     fn apply(&self, write: &Write, effects: &mut Effects) -> rusqlite::Result<Done> {
