@@ -50,8 +50,8 @@ const LONGEST_LOOK: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// What deliveries on their way get when the role ends.
 const GRACE: Duration = Duration::from_secs(5);
-/// Pause before a report that found no room is tried again.
-const REPORT_AGAIN: Duration = Duration::from_secs(5);
+/// Pause before a settlement whose report found no room is tried again.
+const SETTLE_AGAIN: Duration = Duration::from_secs(5);
 
 /// Delivery has gone: its ends of the channels are closed. Everything is in the store.
 #[derive(Debug, thiserror::Error)]
@@ -328,25 +328,24 @@ impl<S: QueueStore> Settler<S> {
                 return self.keep_for_people(id).await;
             }
         };
-        let body = loop {
-            match new_body(&*self.store, report.bytes.clone()).await {
-                Ok(body) => break body,
-                Err(StoreError::Closed) => return Err(StoreError::Closed),
-                Err(error @ (StoreError::Full | StoreError::File { .. } | StoreError::Database(_))) => {
-                    tracing::warn!(event = "report_waits", id = %id, reason = %error);
-                    sleep(REPORT_AGAIN).await;
-                }
+        let to = report.envelope.first.mailbox.to_string();
+        let written = loop {
+            let new = NewMessage {
+                author: Author::Report { about: id },
+                envelope: report.envelope.clone(),
+                arrived: now,
+                arrival: super::message::Arrival::Here,
+            };
+            // Made anew each time: what was tried is gone with its draft.
+            let settled = match new_body(&*self.store, report.bytes.clone()).await {
+                Ok(body) => self.store.settle(Settlement { id, then: then(&settled.then), report: Some((new, body)) }).await,
+                Err(error) => Err(error),
+            };
+            if let Some(settled) = or_later(id, settled).await {
+                break settled?;
             }
         };
-        let to = report.envelope.first.mailbox.to_string();
-        let new = NewMessage {
-            author: Author::Report { about: id },
-            envelope: report.envelope,
-            arrived: now,
-            arrival: super::message::Arrival::Here,
-        };
-        let settlement = Settlement { id, then: then(&settled.then), report: Some((new, body)) };
-        if let Some(report) = self.store.settle(settlement).await? {
+        if let Some(report) = written {
             tracing::info!(event = "reported", id = %id, report = %report, to);
             self.look.notify_one();
         }
@@ -355,9 +354,26 @@ impl<S: QueueStore> Settler<S> {
 
     /// A report cannot be written: the message is held, so that somebody looks at it and nothing is lost.
     async fn keep_for_people(&self, id: QueueId) -> Result<(), StoreError> {
-        self.store.alter(vec![id], Change::Hold).await?;
+        loop {
+            if let Some(held) = or_later(id, self.store.alter(vec![id], Change::Hold).await).await {
+                held?;
+                break;
+            }
+        }
         self.store.unclaim(id);
         Ok(())
+    }
+}
+
+/// What came of a step, or nothing after a pause, when it is to be tried again: as long as the store has not ended.
+async fn or_later<T>(id: QueueId, done: Result<T, StoreError>) -> Option<Result<T, StoreError>> {
+    match done {
+        Err(error @ (StoreError::Full | StoreError::File { .. } | StoreError::Database(_))) => {
+            tracing::warn!(event = "settlement_waits", id = %id, reason = %error);
+            sleep(SETTLE_AGAIN).await;
+            None
+        }
+        done @ (Ok(_) | Err(StoreError::Closed)) => Some(done),
     }
 }
 

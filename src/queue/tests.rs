@@ -496,3 +496,28 @@ async fn without_delivery_the_role_ends_and_keeps_what_it_has() {
 
     assert_eq!(role.job().await.id, id);
 }
+
+#[tokio::test]
+async fn a_large_report_that_cannot_be_written_waits_and_comes() {
+    let mut role = Role::start().await;
+    let pool = role.pool();
+    let names: Vec<_> = (0..4000).map(|number| format!("somebody-{number}@b.example")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let opening = Opening { envelope: envelope(&names), ..opening() };
+    let Answer::Accepted(id) = send(&pool, &opening, b"x").await.unwrap() else { panic!("it is not accepted") };
+    role.job().await;
+    // In the places of all drafts there is something else, so that none can be made.
+    let drafts: Vec<_> = (0..3000).map(|number| role.path(&format!("spool/bodies/new-{number}"))).collect();
+    drafts.iter().for_each(|path| std::fs::create_dir(path).unwrap());
+    let all: Vec<_> = (0..4000).map(|number| (number, failed())).collect();
+    role.say(id, &all).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    role.no_job().await;
+    drafts.iter().for_each(|path| std::fs::remove_dir(path).unwrap());
+
+    let report = role.job().await;
+
+    assert!(body_of(&report).len() > 65_536);
+    role.say(report.id, &[(0, delivered())]).await;
+    role.empties().await;
+}
