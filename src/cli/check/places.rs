@@ -94,7 +94,10 @@ pub(super) fn directories(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     let queue = uid_of(QUEUE_USER);
     match (fs::symlink_metadata(&config.spool), queue) {
-        (Ok(about), Some(queue)) => findings.extend(spool(&config.spool, &about, queue)),
+        (Ok(about), Some(queue)) => {
+            findings.extend(spool(&config.spool, &about, queue));
+            findings.extend(spool_contents(&config.spool, queue));
+        }
         (Ok(_), None) => {}
         (Err(_), _) => findings.extend(parent_is_there(&config.spool)),
     }
@@ -170,6 +173,18 @@ fn spool(path: &Path, about: &Metadata, queue: u32) -> Option<Finding> {
             format!("chown {QUEUE_USER}: {shown} && chmod 0700 {shown}"),
         )
     })
+}
+
+/// What a restore by root leaves behind.
+fn spool_contents(spool: &Path, queue: u32) -> Option<Finding> {
+    let foreign =
+        ["queue.db", "queue.db-wal", "queue.db-shm", "bodies", "damaged"].into_iter().map(|name| spool.join(name)).find_map(|path| {
+            let owner = fs::symlink_metadata(&path).ok()?.uid();
+            (owner != queue).then_some((path, owner))
+        });
+    let (path, owner) = foreign?;
+    let what = format!("{} does not belong to {QUEUE_USER}, which must write it (owner uid {owner})", path.display());
+    Some(Finding::fault(what, format!("chown -R {QUEUE_USER}: {}", spool.display())))
 }
 
 fn parent_is_there(path: &Path) -> Option<Finding> {
@@ -304,5 +319,15 @@ mod tests {
 
         assert!(shared(Path::new("/tmp"), &about("/tmp")).unwrap().to_string().contains("mode 1777"));
         assert!(shared(Path::new("/usr"), &about("/usr")).is_none());
+    }
+
+    #[test]
+    fn a_queue_that_root_restored_is_found() {
+        let spool = tempfile::tempdir().unwrap();
+        let us = fs::metadata(spool.path()).unwrap().uid();
+        fs::write(spool.path().join("queue.db"), "").unwrap();
+
+        assert!(spool_contents(spool.path(), us).is_none());
+        assert!(spool_contents(spool.path(), us + 1).unwrap().to_string().contains("chown -R pamrelay-queue:"));
     }
 }
