@@ -288,7 +288,7 @@ fn open(spool: &Path) -> Vec<Message> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be built");
     runtime.block_on(async {
         let store = SqliteStore::open(spool).expect("the spool opens after any end");
-        let query = DueQuery { now: Moment(i64::MAX), horizon: Duration::ZERO, limit: usize::MAX };
+        let query = DueQuery::new(Moment(i64::MAX), Duration::ZERO, usize::MAX);
         store.claim_due(query).await.expect("it can be read").messages
     })
 }

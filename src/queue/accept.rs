@@ -13,10 +13,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::tz::TimeZone;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, mpsc};
 
 use super::message::{Arrival, Author, Message, NewMessage};
 use super::moment::Moment;
+use super::places::{Place, Places, domains};
 use super::store::{Claim, Draft as _, NewBody, QueueStore, SMALL_BODY, StoreError};
 use super::tickets::{TicketBook, TicketError};
 use crate::handoff::{Answer, Opening, Proof, Refused};
@@ -38,8 +39,8 @@ pub struct Door<S> {
 /// The way from the door to delivery: what is accepted while there is room goes out from memory.
 #[derive(Clone, Debug)]
 pub struct Active {
-    /// One permit for each message in memory.
-    pub(super) room: Arc<Semaphore>,
+    /// One for each message in memory.
+    pub(super) places: Arc<Places>,
     pub(super) fresh: mpsc::UnboundedSender<Fresh>,
     /// Something waits in the store that was not there before.
     pub(super) look: Arc<Notify>,
@@ -49,7 +50,7 @@ pub struct Active {
 #[derive(Debug)]
 pub struct Fresh {
     pub(super) message: Message,
-    pub(super) room: OwnedSemaphorePermit,
+    pub(super) place: Place,
 }
 
 /// One message coming in.
@@ -146,9 +147,9 @@ impl<S: QueueStore> Intake<'_, S> {
         };
         let Opening { envelope, trace, session, .. } = self.opening;
         let peer = trace.peer;
+        let place = self.door.active.places.take(domains(&envelope, None));
         let new = NewMessage { author, envelope, arrived: Moment::now(), arrival: Arrival::Smtp(trace, self.door.zone.clone()) };
-        let room = Arc::clone(&self.door.active.room).try_acquire_owned().ok();
-        let claim = if room.is_some() { Claim::Mine } else { Claim::Leave };
+        let claim = if place.is_some() { Claim::Mine } else { Claim::Leave };
         match self.door.store.accept(new, body, claim).await {
             Ok(message) => {
                 let user = match &message.author {
@@ -160,7 +161,7 @@ impl<S: QueueStore> Intake<'_, S> {
                     from = %message.envelope.sender, rcpts = message.envelope.recipients().len(), size = self.size
                 );
                 let id = message.id;
-                self.door.pass_on(message, room);
+                self.door.pass_on(message, place);
                 Answer::Accepted(id)
             }
             Err(error) => {
@@ -173,13 +174,13 @@ impl<S: QueueStore> Intake<'_, S> {
 
 impl<S: QueueStore> Door<S> {
     /// To delivery, from memory if there was room; else it waits in the store like any other.
-    fn pass_on(&self, message: Message, room: Option<OwnedSemaphorePermit>) {
-        let Some(room) = room else {
+    fn pass_on(&self, message: Message, place: Option<Place>) {
+        let Some(place) = place else {
             self.active.look.notify_one();
             return;
         };
         let id = message.id;
-        if self.active.fresh.send(Fresh { message, room }).is_err() {
+        if self.active.fresh.send(Fresh { message, place }).is_err() {
             self.store.unclaim(id);
         }
     }

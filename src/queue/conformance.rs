@@ -81,7 +81,7 @@ pub(crate) fn account(text: &str) -> Account {
 }
 
 fn at(now: Moment) -> DueQuery {
-    DueQuery { now, horizon: 5 * HOUR, limit: 100 }
+    DueQuery::new(now, 5 * HOUR, 100)
 }
 
 pub(crate) async fn accept<S: QueueStore>(store: &S, body: &[u8], claim: Claim) -> Message {
@@ -184,7 +184,7 @@ pub(crate) async fn the_longest_due_come_first_and_no_more_than_asked_for(harnes
     }
 
     let none = store.claim_due(at(NOW)).await.unwrap();
-    let two = store.claim_due(DueQuery { limit: 2, ..at(NOW.plus(HOUR)) }).await.unwrap();
+    let two = store.claim_due(DueQuery::new(NOW.plus(HOUR), 5 * HOUR, 2)).await.unwrap();
     let rest = store.claim_due(at(NOW.plus(HOUR))).await.unwrap();
 
     assert!(none.messages.is_empty());

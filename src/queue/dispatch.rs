@@ -9,25 +9,27 @@
 //!
 //! Invariants: a message has at most one round at a time, and keeps its claim from the start of the round until what
 //! became of it is durable. Messages in memory are bounded: so many fresh ones, so many from the store, each with its own
-//! share so that neither starves the other. Nothing here is needed after a crash.
+//! share so that neither starves the other, and no domain gets all of them (`places`). Nothing here is needed after a crash.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::accept::{Active, Fresh};
-use super::message::{Author, Message, NewMessage};
+use super::message::{Author, Message, NewMessage, Progress};
 use super::moment::Moment;
+use super::places::{Place, Places, domains};
 use super::report::Reporter;
 use super::schedule::Schedule;
 use super::settle::{After, Settled, note, settle};
-use super::store::{Change, Due, DueQuery, QueueStore, Settlement, StoreError, Then, new_body};
+use super::store::{Change, Due, DueQuery, QueueStore, Reached, Settlement, StoreError, Then, new_body};
 use crate::delivery::job::{Job, Outcome, Outcomes, RecipientNo};
 use crate::handoff::QueueId;
+use crate::smtp::envelope::Envelope;
 
 /// How many messages may be in memory at once.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +50,10 @@ impl Default for ActiveLimits {
 const LONGEST_LOOK: Duration = Duration::from_secs(30);
 /// Pause before looking again when the store had nothing to give although something was due.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Pause between looks that each pass over many messages, for domains that have their share of the places.
+const CROWDED: Duration = Duration::from_millis(100);
+/// Pause after any other look.
+const LEAST: Duration = Duration::from_millis(10);
 /// What deliveries on their way get when the role ends.
 const GRACE: Duration = Duration::from_secs(5);
 /// Pause before a settlement whose report found no room is tried again.
@@ -65,7 +71,7 @@ struct Round {
     out: Vec<RecipientNo>,
     /// What is not delivered.
     others: Vec<(RecipientNo, Outcome)>,
-    room: OwnedSemaphorePermit,
+    place: Place,
 }
 
 /// What settling needs; shared by its tasks.
@@ -84,7 +90,9 @@ pub struct Dispatch<S: QueueStore> {
     rounds: HashMap<QueueId, Round>,
     /// Begun, but delivery has not taken them yet.
     waiting: VecDeque<Job>,
-    loads: Arc<Semaphore>,
+    loads: Arc<Places>,
+    /// Where the next look goes on.
+    from: Option<Reached>,
     load_limit: usize,
     looking: Option<JoinHandle<Looked>>,
     next_look: Instant,
@@ -94,8 +102,11 @@ pub struct Dispatch<S: QueueStore> {
 /// What a look into the store brought.
 struct Looked {
     due: Result<Due, StoreError>,
-    rooms: Vec<OwnedSemaphorePermit>,
+    places: Taken,
 }
+
+/// Places that were taken for what a look brings.
+type Taken = Arc<Mutex<HashMap<QueueId, Place>>>;
 
 impl<S: QueueStore> Dispatch<S> {
     /// The dispatcher, and what the door needs to pass messages to it.
@@ -108,7 +119,7 @@ impl<S: QueueStore> Dispatch<S> {
     ) -> (Self, Active) {
         let (to_us, fresh) = mpsc::unbounded_channel();
         let look = Arc::new(Notify::new());
-        let active = Active { room: Arc::new(Semaphore::new(limits.fresh)), fresh: to_us, look: Arc::clone(&look) };
+        let active = Active { places: Places::new(limits.fresh), fresh: to_us, look: Arc::clone(&look) };
         let settler = Arc::new(Settler { store, reporter, look: Arc::clone(&look) });
         let dispatch = Self {
             settler,
@@ -118,8 +129,9 @@ impl<S: QueueStore> Dispatch<S> {
             look,
             rounds: HashMap::new(),
             waiting: VecDeque::new(),
-            loads: Arc::new(Semaphore::new(limits.loaded)),
+            loads: Places::new(limits.loaded),
             load_limit: limits.loaded,
+            from: None,
             looking: None,
             next_look: Instant::now(),
             settling: JoinSet::new(),
@@ -131,7 +143,7 @@ impl<S: QueueStore> Dispatch<S> {
     pub async fn run(mut self, jobs: mpsc::Sender<Job>, mut stop: watch::Receiver<bool>) -> Result<(), DeliveryGone> {
         loop {
             tokio::select! {
-                Some(fresh) = self.fresh.recv() => self.begin(fresh.message, fresh.room),
+                Some(fresh) = self.fresh.recv() => self.begin(fresh.message, fresh.place),
                 outcomes = self.outcomes.recv() => self.hear(outcomes.ok_or(DeliveryGone)?),
                 free = jobs.reserve(), if !self.waiting.is_empty() => {
                     let free = free.map_err(|_| DeliveryGone)?;
@@ -170,10 +182,10 @@ impl<S: QueueStore> Dispatch<S> {
         }
     }
 
-    fn begin(&mut self, message: Message, room: OwnedSemaphorePermit) {
+    fn begin(&mut self, message: Message, place: Place) {
         let recipients = message.open_recipients();
         let out: Vec<_> = recipients.iter().map(|(no, _)| *no).collect();
-        let round = Round { message, out, others: Vec::new(), room };
+        let round = Round { message, out, others: Vec::new(), place };
         if recipients.is_empty() {
             // All were done when the last process ended; only the end was missing.
             return self.end(round);
@@ -217,7 +229,7 @@ impl<S: QueueStore> Dispatch<S> {
         if let After::Retry { timing, .. } = &settled.then {
             self.look_by(Instant::now() + timing.due.since(now).min(LONGEST_LOOK));
         }
-        self.settling.spawn(Arc::clone(&self.settler).settle(round.message, settled, now, round.room));
+        self.settling.spawn(Arc::clone(&self.settler).settle(round.message, settled, now, round.place));
     }
 
     fn look_by(&mut self, at: Instant) {
@@ -226,17 +238,21 @@ impl<S: QueueStore> Dispatch<S> {
 
     fn may_look(&self) -> bool {
         // Not for one place at a time: a look costs the writer a query.
-        self.looking.is_none() && self.loads.available_permits() > self.load_limit / 2
+        self.looking.is_none() && self.loads.free().saturating_mul(8) > self.load_limit
     }
 
     fn look_up(&mut self) {
-        let mut rooms = Vec::new();
-        while let Ok(room) = Arc::clone(&self.loads).try_acquire_owned() {
-            rooms.push(room);
-        }
-        let query = DueQuery { now: Moment::now(), horizon: self.schedule.horizon(), limit: rooms.len() };
+        let taken = Taken::default();
+        let (loads, places) = (Arc::clone(&self.loads), Arc::clone(&taken));
+        let admit = move |id, envelope: &Envelope, progress: &Progress| {
+            let place = loads.take(domains(envelope, Some(progress)));
+            let admitted = place.is_some();
+            places.lock().unwrap_or_else(PoisonError::into_inner).extend(place.map(|it| (id, it)));
+            admitted
+        };
+        let query = DueQuery::new(Moment::now(), self.schedule.horizon(), self.loads.free()).only(Arc::new(admit)).from(self.from);
         let store = Arc::clone(&self.settler.store);
-        self.looking = Some(tokio::spawn(async move { Looked { due: store.claim_due(query).await, rooms } }));
+        self.looking = Some(tokio::spawn(async move { Looked { due: store.claim_due(query).await, places: taken } }));
         self.next_look = Instant::now() + LONGEST_LOOK;
     }
 
@@ -252,11 +268,20 @@ impl<S: QueueStore> Dispatch<S> {
         };
         if let Some(next) = due.next {
             let pause = next.since(Moment::now());
-            let least = if due.messages.is_empty() { LOOK_AGAIN } else { Duration::ZERO };
+            let least = match (due.messages.is_empty(), due.rest) {
+                (_, Some(_)) => CROWDED,
+                (true, None) => LOOK_AGAIN,
+                (false, None) => LEAST,
+            };
             self.look_by(Instant::now() + pause.clamp(least, LONGEST_LOOK));
         }
-        for (message, room) in due.messages.into_iter().zip(looked.rooms) {
-            self.begin(message, room);
+        self.from = due.rest;
+        let mut places = std::mem::take(&mut *looked.places.lock().unwrap_or_else(PoisonError::into_inner));
+        for message in due.messages {
+            match places.remove(&message.id) {
+                Some(place) => self.begin(message, place),
+                None => self.settler.store.unclaim(message.id),
+            }
         }
     }
 }
@@ -264,7 +289,7 @@ impl<S: QueueStore> Dispatch<S> {
 /// The end of a look; never, while there is none.
 async fn found(looking: &mut Option<JoinHandle<Looked>>) -> Looked {
     let Some(handle) = looking else { return std::future::pending().await };
-    let looked = handle.await.unwrap_or(Looked { due: Err(StoreError::Closed), rooms: Vec::new() });
+    let looked = handle.await.unwrap_or(Looked { due: Err(StoreError::Closed), places: Taken::default() });
     *looking = None;
     looked
 }
@@ -298,8 +323,8 @@ fn name(message: &Message, no: RecipientNo) -> String {
 }
 
 impl<S: QueueStore> Settler<S> {
-    /// Makes durable what was decided; `room` is free again afterwards.
-    async fn settle(self: Arc<Self>, message: Message, settled: Settled, now: Moment, room: OwnedSemaphorePermit) {
+    /// Makes durable what was decided; `place` is free again afterwards.
+    async fn settle(self: Arc<Self>, message: Message, settled: Settled, now: Moment, place: Place) {
         let id = message.id;
         let recorded = if settled.told.is_empty() {
             self.store.settle(Settlement { id, then: then(&settled.then), report: None }).await.map(|_| ())
@@ -309,7 +334,7 @@ impl<S: QueueStore> Settler<S> {
         if let Err(error) = recorded {
             tracing::error!(event = "not_settled", id = %id, reason = %error);
         }
-        drop(room);
+        drop(place);
     }
 
     /// The report and the settlement become durable in one step. While there is no room for the report, both wait.

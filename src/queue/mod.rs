@@ -12,6 +12,7 @@ pub mod control;
 pub mod dispatch;
 pub mod message;
 pub mod moment;
+pub mod places;
 pub(crate) mod record;
 pub mod report;
 pub mod run;

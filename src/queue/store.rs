@@ -10,6 +10,7 @@
 use std::future::Future;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use bytes::Bytes;
 use super::message::{Message, NewMessage, Progress, Timing};
 use super::moment::Moment;
 use crate::handoff::QueueId;
+use crate::smtp::envelope::Envelope;
 
 /// Bodies below this stay in memory until they are accepted; larger ones go to a draft as they come.
 pub const SMALL_BODY: usize = 64 * 1024;
@@ -91,12 +93,48 @@ pub enum Claim {
     Leave,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub struct DueQuery {
     pub now: Moment,
     /// No pause is longer than this: what is due later was put there by a wrong clock and is due now.
     pub horizon: Duration,
     pub limit: usize,
+    /// Goes on behind what an earlier look came to.
+    from: Option<Reached>,
+    admit: Option<Arc<Admit>>,
+}
+
+/// Whether a message is wanted now; if not, it stays as it is.
+pub type Admit = dyn Fn(QueueId, &Envelope, &Progress) -> bool + Send + Sync;
+
+/// How far a look came in the order of `due`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reached {
+    pub due: Moment,
+    pub id: QueueId,
+}
+
+impl DueQuery {
+    /// For all messages from the start.
+    pub fn new(now: Moment, horizon: Duration, limit: usize) -> Self {
+        Self { now, horizon, limit, from: None, admit: None }
+    }
+
+    pub fn only(self, admit: Arc<Admit>) -> Self {
+        Self { admit: Some(admit), ..self }
+    }
+
+    pub fn from(self, from: Option<Reached>) -> Self {
+        Self { from, ..self }
+    }
+
+    pub(super) fn beginning(&self) -> Option<Reached> {
+        self.from
+    }
+
+    pub(super) fn admits(&self) -> Option<&Admit> {
+        self.admit.as_deref()
+    }
 }
 
 /// Messages that are due, now claimed, and when the next one will be.
@@ -104,6 +142,8 @@ pub struct DueQuery {
 pub struct Due {
     pub messages: Vec<Message>,
     pub next: Option<Moment>,
+    /// Where to go on, when so many were passed over that the look ended before the last.
+    pub rest: Option<Reached>,
 }
 
 /// What to record about a claimed message.
@@ -127,7 +167,7 @@ pub enum Then {
 pub struct Entry {
     pub id: QueueId,
     pub author: super::message::Author,
-    pub envelope: crate::smtp::envelope::Envelope,
+    pub envelope: Envelope,
     pub timing: Timing,
     pub progress: Progress,
     pub size: u64,

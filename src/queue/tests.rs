@@ -521,3 +521,28 @@ async fn a_large_report_that_cannot_be_written_waits_and_comes() {
     role.say(report.id, &[(0, delivered())]).await;
     role.empties().await;
 }
+
+#[tokio::test]
+async fn a_slow_domain_does_not_keep_the_others_waiting() {
+    let mut role = Role::with(ActiveLimits { fresh: 4, loaded: 16 }).await;
+    let pool = role.pool();
+    let (mut fast, mut slow) = (Vec::new(), 0);
+    for number in 0..1200 {
+        let to = if number % 120 == 119 { "b@fast.example" } else { "b@slow.example" };
+        let opening = Opening { envelope: envelope(&[to]), ..opening() };
+        let Answer::Accepted(id) = send(&pool, &opening, b"x").await.unwrap() else { panic!("it is not accepted") };
+        if to == "b@fast.example" {
+            fast.push(id);
+        }
+    }
+    while !fast.is_empty() {
+        let job = role.job().await;
+        if fast.contains(&job.id) {
+            fast.retain(|id| *id != job.id);
+            role.say(job.id, &[(0, delivered())]).await;
+        } else {
+            slow += 1;
+        }
+    }
+    assert!(slow <= 10, "{slow}");
+}

@@ -41,7 +41,7 @@ pub use draft::BodyDraft;
 use draft::blocking;
 use rows::{NewRow, RawRow, RowBody};
 pub use schema::SchemaError;
-use writer::{Answer, Later, Loaded, Op, Read, ThenRow, Write, Writer};
+use writer::{Answer, Later, Loaded, LoadedDue, Op, Read, ThenRow, Write, Writer};
 
 use super::message::{Message, NewMessage, Progress, Timing};
 use super::moment::Moment;
@@ -258,9 +258,9 @@ impl QueueStore for SqliteStore {
     }
 
     async fn claim_due(&self, query: DueQuery) -> Result<Due, StoreError> {
-        let (loaded, next) = self.asked(|answer| Op::Read(Read::Due { query, answer })).await?;
+        let LoadedDue { loaded, next, rest } = self.asked(|answer| Op::Read(Read::Due { query, answer })).await?;
         let messages = self.messages(loaded, Claim::Mine).await?;
-        Ok(Due { messages: messages.into_iter().map(|(message, _)| message).collect(), next })
+        Ok(Due { messages: messages.into_iter().map(|(message, _)| message).collect(), next, rest })
     }
 
     fn unclaim(&self, id: QueueId) {

@@ -8,7 +8,8 @@ use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
 use crate::handoff::QueueId;
 use crate::queue::message::Timing;
 use crate::queue::moment::{Moment, millis};
-use crate::queue::store::{Change, DueQuery, Hold};
+use crate::queue::record::{take_head, take_progress};
+use crate::queue::store::{Change, DueQuery, Hold, Reached};
 
 /// A message to insert.
 #[derive(Debug)]
@@ -106,29 +107,54 @@ pub(super) fn retry(db: &Connection, id: QueueId, progress: &[u8], timing: &Timi
     Ok(changed == 1)
 }
 
-/// Up to `limit` free messages that are due, and the moment of the next one behind them. `taken` are passed over.
-pub(super) fn due(db: &Connection, query: &DueQuery, taken: impl Fn(QueueId) -> bool) -> rusqlite::Result<(Vec<RawRow>, Option<Moment>)> {
-    let sql = format!("SELECT {COLUMNS} FROM messages WHERE held = 0 AND due > ? AND due <= ? ORDER BY due");
-    let mut found = Vec::new();
+/// What was found to be due.
+pub(super) struct Found {
+    pub(super) rows: Vec<RawRow>,
+    pub(super) next: Option<Moment>,
+    pub(super) rest: Option<Reached>,
+}
+
+/// So many that are not admitted are passed over in one look, so that it does not keep the writer for long.
+pub(super) const PASSED_OVER: usize = 1024;
+
+/// Up to `limit` free messages that are due and admitted, and the moment of the next one behind them. `taken` are passed over.
+pub(super) fn due(db: &Connection, query: &DueQuery, taken: impl Fn(QueueId) -> bool) -> rusqlite::Result<Found> {
+    let sql =
+        format!("SELECT {COLUMNS} FROM messages WHERE held = 0 AND due >= ?1 AND due <= ?2 AND (due > ?3 OR id > ?4) ORDER BY due, id");
+    let (mut found, mut passed, mut last) = (Vec::new(), 0, query.beginning());
+    let (from, behind) = last.map_or((i64::MIN, i64::MIN), |it| (it.due.0, number(it.id)));
     // Two ranges: what is due, and what lies so far ahead that only a wrong clock can have put it there.
     let ahead = query.now.plus(query.horizon);
-    for (after, until) in [(Moment(i64::MIN), query.now), (ahead, Moment(i64::MAX))] {
+    for (start, until) in [(i64::MIN, query.now), (ahead.0.saturating_add(1), Moment(i64::MAX))] {
         let mut statement = db.prepare_cached(&sql)?;
-        let mut rows = statement.query([after.0, until.0])?;
+        let mut rows = statement.query([start.max(from), until.0, from, behind])?;
         while let Some(row) = rows.next()? {
             let Some(id) = id_of(row)? else { continue };
             if taken(id) {
                 continue;
             }
-            if found.len() >= query.limit {
-                return Ok((found, Some(query.now)));
+            if found.len() >= query.limit || passed >= PASSED_OVER {
+                let rest = if passed > 0 || query.beginning().is_some() { last } else { None };
+                return Ok(Found { rows: found, next: Some(query.now), rest });
             }
-            found.push(raw(id, row)?);
+            let raw = raw(id, row)?;
+            last = Some(Reached { due: raw.timing.due, id });
+            if admitted(query, &raw) { found.push(raw) } else { passed += 1 }
         }
+    }
+    if passed > 0 || query.beginning().is_some() {
+        return Ok(Found { rows: found, next: Some(query.now), rest: None });
     }
     let sql = "SELECT min(due) FROM messages WHERE held = 0 AND due > ?";
     let next: Option<i64> = db.prepare_cached(sql)?.query_row([query.now.0], |row| row.get(0))?;
-    Ok((found, next.map(Moment)))
+    Ok(Found { rows: found, next: next.map(Moment), rest: None })
+}
+
+/// What does not decode is let through: it is found and set aside on the way.
+fn admitted(query: &DueQuery, row: &RawRow) -> bool {
+    let Some(admits) = query.admits() else { return true };
+    let Some(head) = take_head(row.id, &row.head) else { return true };
+    take_progress(head.envelope.recipients().len(), &row.progress).is_none_or(|progress| admits(row.id, &head.envelope, &progress))
 }
 
 pub(super) fn page(db: &Connection, after: Option<QueueId>, limit: usize) -> rusqlite::Result<Vec<RawRow>> {

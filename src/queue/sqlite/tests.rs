@@ -45,7 +45,7 @@ impl Place {
 conformance!(Place);
 
 fn everything() -> DueQuery {
-    DueQuery { now: NOW, horizon: std::time::Duration::from_secs(18_000), limit: 100 }
+    DueQuery::new(NOW, std::time::Duration::from_secs(18_000), 100)
 }
 
 #[tokio::test]

@@ -27,7 +27,7 @@ use crate::handoff::QueueId;
 use crate::queue::message::Timing;
 use crate::queue::moment::Moment;
 use crate::queue::spool::{Spool, fatal};
-use crate::queue::store::{Change, Claim, Claimed, DueQuery, StoreError};
+use crate::queue::store::{Change, Claim, Claimed, DueQuery, Reached, StoreError};
 
 /// Changes in one transaction.
 const BATCH: usize = 1024;
@@ -85,7 +85,7 @@ pub(super) enum ThenRow {
 }
 
 pub(super) enum Read {
-    Due { query: DueQuery, answer: Answer<(Vec<Loaded>, Option<Moment>)> },
+    Due { query: DueQuery, answer: Answer<LoadedDue> },
     Page { after: Option<QueueId>, limit: usize, answer: Answer<Vec<(RawRow, Claimed)>> },
     One { id: QueueId, answer: Answer<Option<Loaded>> },
 }
@@ -95,6 +95,13 @@ pub(super) enum Read {
 pub(super) struct Loaded {
     pub(super) row: RawRow,
     pub(super) body: Option<Vec<u8>>,
+}
+
+/// What a look for due messages brought.
+pub(super) struct LoadedDue {
+    pub(super) loaded: Vec<Loaded>,
+    pub(super) next: Option<Moment>,
+    pub(super) rest: Option<Reached>,
 }
 
 /// Why a transaction came to nothing.
@@ -365,7 +372,7 @@ impl Writer {
         match read {
             Read::Due { query, answer } => {
                 let found = self.due(&query).map_err(|error| classify(&error).error());
-                let claimed: Vec<_> = found.iter().flat_map(|(loaded, _)| loaded.iter().map(|it| it.row.id)).collect();
+                let claimed: Vec<_> = found.iter().flat_map(|it| it.loaded.iter().map(|it| it.row.id)).collect();
                 if answer.send(found).is_err() {
                     claimed.iter().for_each(|id| _ = self.claims.remove(id)); // whoever asked is gone
                 }
@@ -382,11 +389,11 @@ impl Writer {
         }
     }
 
-    fn due(&mut self, query: &DueQuery) -> rusqlite::Result<(Vec<Loaded>, Option<Moment>)> {
-        let (found, next) = rows::due(&self.db, query, |id| self.claims.contains(&id))?;
-        let loaded = found.into_iter().map(|row| self.load(row)).collect::<rusqlite::Result<Vec<_>>>()?;
+    fn due(&mut self, query: &DueQuery) -> rusqlite::Result<LoadedDue> {
+        let rows::Found { rows, next, rest } = rows::due(&self.db, query, |id| self.claims.contains(&id))?;
+        let loaded = rows.into_iter().map(|row| self.load(row)).collect::<rusqlite::Result<Vec<_>>>()?;
         self.claims.extend(loaded.iter().map(|it| it.row.id));
-        Ok((loaded, next))
+        Ok(LoadedDue { loaded, next, rest })
     }
 
     fn marked(&self, row: RawRow) -> (RawRow, Claimed) {
