@@ -144,7 +144,7 @@ async fn waiting(directory: &Path) {
     let store = Arc::new(SqliteStore::open(&spool).expect("the store opens"));
     println!("100,000 waiting: start {:.2} s", start.elapsed().as_secs_f64());
     let start = Instant::now();
-    let query = DueQuery { now: Moment::now(), horizon: Duration::from_secs(18_000), limit: 512 };
+    let query = DueQuery::new(Moment::now(), Duration::from_secs(18_000), 512);
     let due = store.claim_due(query).await.expect("it can be read");
     println!("100,000 waiting: first {} claimed in {:.1} ms", due.messages.len(), start.elapsed().as_secs_f64() * 1e3);
     drop(due);

@@ -6,7 +6,10 @@
 use std::cell::RefCell;
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
+use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
@@ -15,6 +18,11 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::Log;
+
+/// How long a reader of the log that has stopped is waited for, in milliseconds.
+const PATIENCE: u8 = 100;
+/// Lines that nobody took since the last one that somebody did.
+static LOST: AtomicU64 = AtomicU64::new(0);
 
 /// Octets of one value that are shown; no event of ours needs more, and a peer must not decide how much is written.
 const LONGEST_VALUE: usize = 2048;
@@ -74,10 +82,28 @@ impl<S: Subscriber> Layer<S> for Lines {
             let (line, value) = &mut *kept;
             line.clear();
             self.write(event, line, value);
-            // One write for one line, so that lines of threads and roles do not mix. With nobody left to read there is nobody to tell.
-            let _ = std::io::stderr().write_all(line.as_bytes());
+            deliver(line);
         });
     }
+}
+
+/// One write for one line, so that lines of threads and roles do not mix. With nobody left to read there is nobody to tell.
+///
+/// A reader that has stopped must not stop the role: it is waited for once, for a moment, then lines are lost and
+/// counted until it reads again.
+fn deliver(line: &str) {
+    let patience = if LOST.load(Ordering::Relaxed) == 0 { PollTimeout::from(PATIENCE) } else { PollTimeout::ZERO };
+    let stderr = std::io::stderr();
+    let mut asked = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+    if matches!(poll(&mut asked, patience), Ok(0)) {
+        LOST.fetch_add(1, Ordering::Relaxed);
+        return;
+    }
+    let lost = LOST.swap(0, Ordering::Relaxed);
+    if lost > 0 {
+        let _ = (&stderr).write_all(format!("event=log_lines_lost lines={lost}\n").as_bytes());
+    }
+    let _ = (&stderr).write_all(line.as_bytes());
 }
 
 impl Lines {

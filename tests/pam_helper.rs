@@ -295,7 +295,7 @@ root_test! {
 
     fn one_capability_and_two_groups_are_enough_even_with_red_hat_s_file_modes() {
         let stage = Stage::new(UNIX).through("setpriv --bounding-set=-all,+dac_read_search --inh-caps=-all --groups=20000,20101");
-        fs::set_permissions(stage.dir().join("shadow"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(stage.dir().join("shadow"), fs::Permissions::from_mode(0o000)).unwrap();
         let helper = stage.start();
 
         assert_eq!(words(&helper.asks("bob", "right")), "accept");

@@ -70,8 +70,8 @@ impl Keys {
         Arc::new(ServerCerts(Arc::clone(self)))
     }
 
-    /// What a TLS client shows when a smart host asks (the queue). Signs TLS 1.3 only: towards a host that is
-    /// to see this certificate, offer no older version.
+    /// What a TLS client shows when a smart host asks (the queue). Signs TLS 1.3 only: a host that
+    /// speaks nothing newer than 1.2 is not shown it.
     pub fn client_certs(self: &Arc<Self>) -> Arc<dyn ResolvesClientCert> {
         Arc::new(ClientCerts(Arc::clone(self)))
     }
