@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Invariant: `Answer::Accepted` is made in `Intake::finish`, from an id that `QueueStore::accept` gave; the front
-//! end's word about who sends is never believed, only the ticket's. A message takes at most 64 KiB of memory here, and
+//! end's word about who sends is never believed, only the ticket's. A message takes at most 64 KiB of memory here, a large one a stride of 256 KiB, and
 //! a refused one is read to its end and forgotten, so that the connection stays good for the next.
 
 use std::sync::Arc;
@@ -25,6 +25,9 @@ use crate::handoff::{Answer, Opening, Proof, Refused};
 /// Octets of body beyond which nothing is taken.
 #[derive(Clone, Copy, Debug)]
 pub struct SizeLimit(pub u64);
+
+/// How much of a large body comes in before the disk is asked for room again.
+const STRIDE: u64 = 256 * 1024;
 
 /// Takes messages in. One for the role, shared by its connections.
 #[derive(Debug)]
@@ -62,8 +65,16 @@ pub(super) struct Intake<'a, S: QueueStore> {
 }
 
 enum State<S: QueueStore> {
-    Small { author: Author, body: Vec<u8> },
-    Large { author: Author, draft: S::Draft },
+    Small {
+        author: Author,
+        body: Vec<u8>,
+    },
+    /// `asked` is the size at which the disk was last asked for room.
+    Large {
+        author: Author,
+        draft: S::Draft,
+        asked: u64,
+    },
     Declined(Refused),
 }
 
@@ -115,7 +126,18 @@ impl<S: QueueStore> Intake<'_, S> {
                 Ok(())
             }
             State::Small { .. } => self.grow(bytes).await,
-            State::Large { draft, .. } => draft.write(bytes).await,
+            State::Large { draft, asked, .. } => {
+                let room = if self.size - *asked >= STRIDE {
+                    *asked = self.size;
+                    self.door.store.room_for(STRIDE)
+                } else {
+                    Ok(())
+                };
+                match room {
+                    Ok(()) => draft.write(bytes).await,
+                    Err(error) => Err(error),
+                }
+            }
         };
         if let Err(error) = written {
             self.state = State::Declined(refusal(&error, &self.opening));
@@ -131,7 +153,7 @@ impl<S: QueueStore> Intake<'_, S> {
         };
         draft.write(Bytes::from(body)).await?;
         draft.write(bytes).await?;
-        self.state = State::Large { author, draft };
+        self.state = State::Large { author, draft, asked: self.size };
         Ok(())
     }
 
@@ -143,7 +165,7 @@ impl<S: QueueStore> Intake<'_, S> {
                 return Answer::Refused(refused);
             }
             State::Small { author, body } => (author, NewBody::Small(Bytes::from(body))),
-            State::Large { author, draft } => (author, NewBody::Large(draft)),
+            State::Large { author, draft, .. } => (author, NewBody::Large(draft)),
         };
         let Opening { envelope, trace, session, .. } = self.opening;
         let peer = trace.peer;

@@ -33,6 +33,9 @@ use crate::queue::store::{Change, Claim, Claimed, DueQuery, Reached, StoreError}
 const BATCH: usize = 1024;
 /// Pages in the log before they are copied into the database.
 const CHECKPOINT: i32 = 16 * 1024;
+/// The same when less than `TIGHT` octets of the disk are free.
+const CHECKPOINT_TIGHT: i32 = 1024;
+const TIGHT: u64 = 4 * super::LOW_WATER;
 /// How long a settlement may wait for a message that comes in, whose sync it then shares. A crash meanwhile repeats a
 /// delivery, as one a moment earlier would have.
 const RIDE_ALONG: Duration = Duration::from_millis(10);
@@ -223,6 +226,10 @@ impl Writer {
         let worked = self.attempt(writes);
         worked.map_err(|error| {
             let failure = classify(&error);
+            if matches!(failure, Failure::Full) {
+                // So that the next try writes the log from its beginning, where it needs no more of the disk.
+                self.log_pages.store(i32::MAX, Ordering::Relaxed);
+            }
             if !self.db.is_autocommit()
                 && let Err(error) = self.db.execute_batch("ROLLBACK")
             {
@@ -406,9 +413,12 @@ impl Writer {
         Ok(Loaded { row, body })
     }
 
-    /// Copies a long log into the database. Lack of room leaves it in the log, where it is as safe.
+    /// Copies a long log into the database, and on a disk with little room also a shorter one: the next commit then writes
+    /// the log from its beginning. Lack of room leaves it in the log, where it is as safe.
     fn checkpoint(&self) {
-        if self.log_pages.load(Ordering::Relaxed) < CHECKPOINT {
+        let pages = self.log_pages.load(Ordering::Relaxed);
+        let tight = || self.spool.free().is_ok_and(|free| free < TIGHT);
+        if pages < CHECKPOINT_TIGHT || pages < CHECKPOINT && !tight() {
             return;
         }
         self.log_pages.store(0, Ordering::Relaxed);
