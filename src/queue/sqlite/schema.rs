@@ -9,6 +9,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 /// `pamq` in US-ASCII.
@@ -70,7 +71,7 @@ pub(crate) fn open(path: &Path) -> Result<Opened, SchemaError> {
     // The flag refuses links in the directories above as well, so it gets the real path of the checked spool.
     let real = path.canonicalize().map_err(|error| SchemaError::Open { path: path.to_owned(), found: error.to_string() })?;
     let mut connection = Connection::open_with_flags(real, flags).map_err(fail)?;
-    settings(&connection).map_err(fail)?;
+    hands_off(&connection).map_err(fail)?;
     let (application, version, tables) = identity(&connection).map_err(fail)?;
     let fresh = application == 0 && version == 0 && tables == 0;
     if !fresh && application != i64::from(APPLICATION_ID) {
@@ -81,6 +82,7 @@ pub(crate) fn open(path: &Path) -> Result<Opened, SchemaError> {
         return Err(SchemaError::Newer { path: path.to_owned(), found: version, known: STEPS.len() });
     }
     check(path, &connection)?;
+    settings(&connection).map_err(fail)?;
     for (from, step) in STEPS.iter().enumerate().skip(done) {
         let transaction = connection.transaction().map_err(fail)?;
         transaction.execute_batch(step).map_err(fail)?;
@@ -97,17 +99,23 @@ fn create_closed(path: &Path) -> Result<(), SchemaError> {
     made.map(drop).map_err(|error| SchemaError::Open { path: path.to_owned(), found: error.to_string() })
 }
 
+/// What is needed to look at a database and leave it as it is: closing it does not copy the log into it.
+fn hands_off(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(Duration::from_secs(3))?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    connection.pragma_update(None, "cell_size_check", true)
+}
+
 /// One process, one connection, one thread: the lock is taken once, and a commit is one sync of the log.
 fn settings(connection: &Connection) -> rusqlite::Result<()> {
-    connection.busy_timeout(Duration::from_secs(3))?;
-    connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     // The writer checkpoints by itself, because SQLite swallows what goes wrong in an automatic checkpoint.
     connection.pragma_update_and_check(None, "wal_autocheckpoint", 0, |_| Ok(()))?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     connection.pragma_update(None, "cache_size", -16 * 1024)?;
-    connection.pragma_update(None, "cell_size_check", true)?;
     connection.set_prepared_statement_cache_capacity(32);
     Ok(())
 }
@@ -187,7 +195,9 @@ mod tests {
 
         let (_place, path) = place();
         Connection::open(&path).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
+        let before = std::fs::read(&path).unwrap();
         assert!(matches!(open(&path), Err(SchemaError::Foreign(_))));
+        assert_eq!(std::fs::read(&path).unwrap(), before, "not an octet was changed");
     }
 
     #[test]
@@ -208,8 +218,17 @@ mod tests {
         let mut bytes = std::fs::read(&path).unwrap();
         let page = bytes.len() / 4096 / 2 * 4096;
         bytes[page..page + 4096].fill(0xa5);
-        std::fs::write(&path, bytes).unwrap();
+        // A log that was not copied yet, as after a crash.
+        let log = path.with_extension("db-wal");
+        let opened = open(&path).unwrap();
+        opened.connection.execute_batch("INSERT INTO doomed VALUES (1)").unwrap();
+        let logged = std::fs::read(&log).unwrap();
+        drop(opened);
+        std::fs::write(&path, &bytes).unwrap();
+        std::fs::write(&log, &logged).unwrap();
 
         assert!(matches!(open(&path), Err(SchemaError::Damaged { .. })));
+        assert_eq!(std::fs::read(&path).unwrap(), bytes, "not an octet was changed");
+        assert_eq!(std::fs::read(&log).unwrap(), logged);
     }
 }
