@@ -11,7 +11,7 @@
 //! became of it is durable. Messages in memory are bounded: so many fresh ones, so many from the store, each with its own
 //! share so that neither starves the other, and no domain gets all of them (`places`). Nothing here is needed after a crash.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ use super::settle::{After, Settled, note, settle};
 use super::store::{Change, Due, DueQuery, QueueStore, Reached, Settlement, StoreError, Then, new_body};
 use crate::delivery::job::{Job, Outcome, Outcomes, RecipientNo};
 use crate::handoff::QueueId;
-use crate::smtp::envelope::Envelope;
+use crate::smtp::envelope::{Envelope, Recipient};
 
 /// How many messages may be in memory at once.
 #[derive(Clone, Copy, Debug)]
@@ -54,8 +54,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const CROWDED: Duration = Duration::from_millis(100);
 /// Pause after any other look.
 const LEAST: Duration = Duration::from_millis(10);
-/// What deliveries on their way get when the role ends.
-const GRACE: Duration = Duration::from_secs(5);
+/// What deliveries on their way get when the role ends: a server may think for long about what is behind the final dot, and
+/// a message whose answer is not heard is sent twice.
+const GRACE: Duration = Duration::from_secs(15);
 /// Pause before a settlement whose report found no room is tried again.
 const SETTLE_AGAIN: Duration = Duration::from_secs(5);
 
@@ -68,7 +69,7 @@ pub struct DeliveryGone;
 struct Round {
     message: Message,
     /// Recipients that nothing was heard of yet.
-    out: Vec<RecipientNo>,
+    out: HashSet<RecipientNo>,
     /// What is not delivered.
     others: Vec<(RecipientNo, Outcome)>,
     place: Place,
@@ -184,7 +185,7 @@ impl<S: QueueStore> Dispatch<S> {
 
     fn begin(&mut self, message: Message, place: Place) {
         let recipients = message.open_recipients();
-        let out: Vec<_> = recipients.iter().map(|(no, _)| *no).collect();
+        let out = recipients.iter().map(|(no, _)| *no).collect();
         let round = Round { message, out, others: Vec::new(), place };
         if recipients.is_empty() {
             // All were done when the last process ended; only the end was missing.
@@ -299,12 +300,11 @@ impl Round {
     fn hear(&mut self, settled: Vec<(RecipientNo, Outcome)>) -> bool {
         let mut delivered = false;
         for (no, outcome) in settled {
-            let Some(place) = self.out.iter().position(|it| *it == no) else {
+            if !self.out.remove(&no) {
                 tracing::warn!(event = "outcome_unexpected", id = %self.message.id, rcpt = no.0);
                 continue;
-            };
-            self.out.swap_remove(place);
-            if let Some(recipient) = usize::try_from(no.0).ok().and_then(|it| self.message.envelope.recipients().nth(it)) {
+            }
+            if let Some(recipient) = recipient(&self.message.envelope, no) {
                 note(&mut self.message.progress, recipient, no, &outcome);
             }
             match outcome {
@@ -318,8 +318,15 @@ impl Round {
 
 /// A recipient's address, for the log.
 fn name(message: &Message, no: RecipientNo) -> String {
-    let recipient = usize::try_from(no.0).ok().and_then(|it| message.envelope.recipients().nth(it));
-    recipient.map(|it| it.mailbox.to_string()).unwrap_or_default()
+    recipient(&message.envelope, no).map(|it| it.mailbox.to_string()).unwrap_or_default()
+}
+
+/// At once, however many there are.
+fn recipient(envelope: &Envelope, no: RecipientNo) -> Option<&Recipient> {
+    match usize::try_from(no.0).ok()?.checked_sub(1) {
+        None => Some(&envelope.first),
+        Some(at) => envelope.rest.get(at),
+    }
 }
 
 impl<S: QueueStore> Settler<S> {

@@ -75,9 +75,9 @@ pub fn settle(message: &Message, others: &[(RecipientNo, Outcome)], schedule: &S
     let waited = schedule.waited(&message.timing, now);
     let mut progress = message.progress.clone();
     let (mut told, mut silent) = (Vec::new(), Vec::new());
+    let recipients: Vec<_> = message.envelope.recipients().collect();
     for (no, outcome) in others {
-        let (Some(standing), Some(recipient)) = (progress.standings.get_mut(index(*no)), message.envelope.recipients().nth(index(*no)))
-        else {
+        let (Some(standing), Some(recipient)) = (progress.standings.get_mut(index(*no)), recipients.get(index(*no)).copied()) else {
             continue;
         };
         if !standing.is_open() {
