@@ -44,13 +44,13 @@ impl Default for Limits {
 /// Why there is no answer. Each of them is 451 4.3.0 to the client.
 #[derive(Debug, thiserror::Error)]
 pub enum HandoffError {
-    #[error("the queue cannot be reached")]
+    #[error("the queue cannot be reached: {0}")]
     Unreachable(#[source] io::Error),
     #[error("as many messages as permitted are on their way to the queue")]
     Busy,
-    #[error("the queue closed the connection in the middle of a message")]
+    #[error("the queue closed the connection in the middle of a message: {0}")]
     Cut(#[source] io::Error),
-    #[error("the queue did not answer, so the message may or may not be queued")]
+    #[error("the queue did not answer, so the message may or may not be queued: {0}")]
     Unanswered(#[source] io::Error),
     #[error("the queue's answer makes no sense")]
     Nonsense,

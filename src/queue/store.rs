@@ -30,7 +30,7 @@ pub enum StoreError {
     Full,
     #[error("the store has ended")]
     Closed,
-    #[error("cannot {what} {}", path.display())]
+    #[error("cannot {what} {}: {source}", path.display())]
     File { what: &'static str, path: PathBuf, source: io::Error },
     #[error("the database failed: {0}")]
     Database(String),
