@@ -19,8 +19,9 @@ use crate::handoff::wire::{self, Frame, FrameError};
 
 /// Connections at once; the front end keeps itself to fewer.
 const CONNECTIONS: usize = 1024;
-/// Silence in the middle of a message, longer than the front end allows its clients.
-const SILENCE: Duration = Duration::from_secs(15 * 60);
+/// Silence in the middle of a message, longer than the front end can be told to allow its clients (`limits.data_timeout`, an
+/// hour at most).
+const SILENCE: Duration = Duration::from_secs(65 * 60);
 /// What messages on their way get when the role ends.
 const GRACE: Duration = Duration::from_secs(5);
 /// Octets read at once.
