@@ -92,6 +92,8 @@ pub struct Auth {
     pub workers: u32,
     pub account_failures_per_minute: u32,
     pub account_failures_per_hour: u32,
+    /// 0: no such limit.
+    pub network_failures_per_minute: u32,
     pub failures_per_second: u32,
     pub low_ports: LowPorts,
     pub failure_floor: Duration,
@@ -355,6 +357,7 @@ fn auth(section: &Section<'_>) -> Auth {
         workers: section.count("workers"),
         account_failures_per_minute: section.count("account_failures_per_minute"),
         account_failures_per_hour: section.count("account_failures_per_hour"),
+        network_failures_per_minute: section.count("network_failures_per_minute"),
         failures_per_second: section.count("failures_per_second"),
         low_ports: section.word("low_ports"),
         failure_floor: section.duration("failure_floor"),

@@ -217,6 +217,13 @@ pub const ROWS: &[Row] = &[
         about: "The same in an hour.",
     },
     Row {
+        key: "auth.network_failures_per_minute",
+        wants: Wants::Count { least: 0, most: 1_000_000 },
+        fallback: Value("60"),
+        about: "Wrong passwords from one network (an IPv4 address, an IPv6 /64); half of them may come at once. More where many people share an \
+                address, such as a webmail host; 0 for no limit of this kind.",
+    },
+    Row {
         key: "auth.failures_per_second",
         wants: Wants::Count { least: 1, most: 100_000 },
         fallback: Value("20"),

@@ -126,6 +126,7 @@ pub fn auth_env(config: &Config) -> Vec<(&'static str, String)> {
         ("PAMRELAY_WORKERS", workers.to_string()),
         ("PAMRELAY_ACCOUNT_FAILURES_PER_MINUTE", config.auth.account_failures_per_minute.to_string()),
         ("PAMRELAY_ACCOUNT_FAILURES_PER_HOUR", config.auth.account_failures_per_hour.to_string()),
+        ("PAMRELAY_PEER_FAILURES_PER_MINUTE", config.auth.network_failures_per_minute.to_string()),
         ("PAMRELAY_FAILURES_PER_SECOND", config.auth.failures_per_second.to_string()),
         // The helper takes no less than a minute.
         ("PAMRELAY_TICKET_LIFETIME_S", config.limits.session_timeout.as_secs().max(60).to_string()),

@@ -37,8 +37,8 @@ pub const FRONT_USER: &str = "pamrelay";
 pub const KEYS_USER: &str = "pamrelay-keys";
 pub const QUEUE_USER: &str = "pamrelay-queue";
 
-/// How long a role may take to end: the front gives its sessions 10 s, and needs a moment itself.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// How long a role may take to end: the front gives its sessions 10 s, the queue 15 s to what is behind the final dot.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
