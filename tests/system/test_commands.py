@@ -35,6 +35,8 @@ def processes():
 
 class MakeRun(unittest.TestCase):
     def start(self):
+        # A terminal's job hears Ctrl-C; what a script put into the background may have been told to ignore it.
+        self.addCleanup(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler))
         output = Path(os.environ["BED_PRIVATE"]) / "tmp/make-run.log"
         with open(output, "wb") as log:
             process = subprocess.Popen(["make", "run"], cwd=bed.ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
