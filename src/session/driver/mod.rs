@@ -148,8 +148,8 @@ impl<'a> Client<'a> {
     fn patience(&self, who: Who, idle: Instant) -> (Instant, Refusal) {
         let limits = &self.world.limits;
         let (over, refusal) = match who {
-            Who::Stranger => (self.begun + limits.login_timeout, Refusal::NO_LOGIN),
-            Who::User => (self.begun + limits.session_timeout, Refusal::SESSION_OVER),
+            Who::Stranger if limits.login_timeout < limits.session_timeout => (self.begun + limits.login_timeout, Refusal::NO_LOGIN),
+            Who::Stranger | Who::User => (self.begun + limits.session_timeout, Refusal::SESSION_OVER),
         };
         if idle < over { (idle, Refusal::IDLE) } else { (over, refusal) }
     }
