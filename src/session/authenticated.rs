@@ -3,11 +3,9 @@
 use super::hello::{self, Offer};
 use super::secured::TlsPeer;
 use super::transaction::Addressing;
-use super::{Site, Step, answer};
+use super::{Site, Step, answer, argument};
 use crate::auth::Identity;
-use crate::smtp::address::AddressError;
-use crate::smtp::command::{self, ArgumentError, Command};
-use crate::smtp::params::ParamError;
+use crate::smtp::command::{self, Command};
 use crate::smtp::reply::{Refusal, Reply};
 
 #[derive(Debug)]
@@ -43,25 +41,7 @@ impl Authenticated {
         match command::mail(path, params) {
             Ok((_, params)) if params.size.is_some_and(|size| size > site.message_size) => answer(self, Refusal::TOO_LARGE),
             Ok((sender, params)) => answer(Addressing::new(self, sender, params), Reply::SENDER_OK),
-            Err(error) => answer(self, refusal_of_mail(error)),
+            Err(error) => answer(self, argument::OF_MAIL.refuse(error)),
         }
-    }
-}
-
-fn refusal_of_mail(error: ArgumentError) -> Refusal {
-    match error {
-        ArgumentError::Param(ParamError::Unknown) => Refusal::MAIL_PARAMETER,
-        ArgumentError::Param(ParamError::Repeated | ParamError::Value) => Refusal::BAD_PARAMETER,
-        ArgumentError::Address(AddressError::NeedsUtf8) => Refusal::NEEDS_SMTPUTF8,
-        ArgumentError::Address(AddressError::NoDomain) => Refusal::SENDER_NO_DOMAIN,
-        ArgumentError::Address(
-            AddressError::Brackets
-            | AddressError::Control
-            | AddressError::Domain
-            | AddressError::LocalPart
-            | AddressError::LongDomain
-            | AddressError::LongLocalPart
-            | AddressError::SourceRoute,
-        ) => Refusal::BAD_SENDER,
     }
 }

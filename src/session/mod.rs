@@ -10,6 +10,7 @@
 //! Each state is a struct holding only what is true in it, and a transition consumes the old one. `Plain` holds
 //! nothing at all: forgetting what was said before TLS (RFC 3207 §4.2) is not a step to remember.
 
+mod argument;
 mod authenticated;
 pub mod driver;
 mod hello;

@@ -3,13 +3,13 @@
 use std::collections::HashSet;
 
 use super::authenticated::Authenticated;
-use super::{Session, Site, Step, answer};
+use super::{Session, Site, Step, answer, argument};
 use crate::handoff::{QueueId, Refused};
-use crate::smtp::address::{AddressError, Domain, ForwardPath, Mailbox, ReversePath};
-use crate::smtp::command::{self, ArgumentError, Command};
+use crate::smtp::address::{Domain, ForwardPath, Mailbox, ReversePath};
+use crate::smtp::command::{self, Command};
 use crate::smtp::data::TextFault;
 use crate::smtp::envelope::{Envelope, Recipient};
-use crate::smtp::params::{MailParams, ParamError, RcptParams};
+use crate::smtp::params::{MailParams, RcptParams};
 use crate::smtp::reply::{Refusal, Reply};
 
 /// A sender and no recipient yet.
@@ -166,7 +166,7 @@ fn in_transaction(command: Command<'_>) -> Within<'_> {
 }
 
 fn recipient(path: &str, params: &str, of_mail: &MailParams, site: &Site) -> Result<Recipient, Refusal> {
-    let (path, RcptParams { notify, original }) = command::rcpt(path, params, of_mail).map_err(refusal_of_rcpt)?;
+    let (path, RcptParams { notify, original }) = command::rcpt(path, params, of_mail).map_err(|error| argument::OF_RCPT.refuse(error))?;
     let mailbox = match path {
         ForwardPath::Postmaster => Mailbox::postmaster(site.domain.clone()),
         ForwardPath::Mailbox(mailbox) => mailbox,
@@ -175,23 +175,5 @@ fn recipient(path: &str, params: &str, of_mail: &MailParams, site: &Site) -> Res
         // A relay that connects to any address it is told is a tool to reach what stands behind it.
         Domain::Literal(_) => Err(Refusal::LITERAL),
         Domain::Name(_) => Ok(Recipient { mailbox, notify, original }),
-    }
-}
-
-fn refusal_of_rcpt(error: ArgumentError) -> Refusal {
-    match error {
-        ArgumentError::Param(ParamError::Unknown) => Refusal::RCPT_PARAMETER,
-        ArgumentError::Param(ParamError::Repeated | ParamError::Value) => Refusal::BAD_PARAMETER,
-        ArgumentError::Address(AddressError::NeedsUtf8) => Refusal::NEEDS_SMTPUTF8,
-        ArgumentError::Address(AddressError::NoDomain) => Refusal::NO_DOMAIN,
-        ArgumentError::Address(
-            AddressError::Brackets
-            | AddressError::Control
-            | AddressError::Domain
-            | AddressError::LocalPart
-            | AddressError::LongDomain
-            | AddressError::LongLocalPart
-            | AddressError::SourceRoute,
-        ) => Refusal::BAD_ADDRESS,
     }
 }
