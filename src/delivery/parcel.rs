@@ -140,38 +140,13 @@ impl Errand {
     fn log(&self, recipient: &Recipient, outcome: &Outcome, relay: Relay<'_>) {
         let delay = format_args!("{:.3}", self.since.elapsed().as_secs_f64()).to_string();
         let (id, rcpt) = (&self.job.id, &recipient.mailbox);
-        match outcome {
-            Outcome::Delivered(account) => tracing::info!(
-                event = "delivered",
-                %id,
-                %rcpt,
-                relay = relay.label,
-                tls = relay.tls,
-                status = %account.status,
-                reply = account.diagnostic,
-                delay
-            ),
-            Outcome::Deferred(account) => tracing::info!(
-                event = "deferred",
-                %id,
-                %rcpt,
-                relay = account.remote.as_deref().unwrap_or(relay.label),
-                tls = relay.tls,
-                status = %account.status,
-                reply = account.diagnostic,
-                delay
-            ),
-            Outcome::Failed(account) => tracing::info!(
-                event = "failed",
-                %id,
-                %rcpt,
-                relay = account.remote.as_deref().unwrap_or(relay.label),
-                tls = relay.tls,
-                status = %account.status,
-                reply = account.diagnostic,
-                delay
-            ),
-        }
+        let (event, account, relay_asked) = match outcome {
+            Outcome::Delivered(account) => ("delivered", account, relay.label),
+            Outcome::Deferred(account) => ("deferred", account, account.remote.as_deref().unwrap_or(relay.label)),
+            Outcome::Failed(account) => ("failed", account, account.remote.as_deref().unwrap_or(relay.label)),
+        };
+        let (tls, status, reply) = (relay.tls, account.status, &account.diagnostic);
+        tracing::info!(event, %id, %rcpt, relay = relay_asked, tls, %status, reply, delay);
     }
 }
 
