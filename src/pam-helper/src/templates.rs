@@ -61,6 +61,8 @@ struct Template {
     control: OwnedFd,
     born: Instant,
     ready: bool,
+    /// It said itself that it is of no use, and ends.
+    unfit: bool,
     /// Waited for: its number may be somebody else's by now.
     buried: bool,
 }
@@ -126,6 +128,7 @@ impl Templates {
                 }
                 Heard::Word(Word::Unfit { extra, code }, _) => {
                     Line::event(Level::Notice, "template").with("state", "unfit").with("extra", extra).with("code", code).write();
+                    template.unfit = true;
                     self.loading = Loading::EachTime;
                 }
                 other => return other,
@@ -135,9 +138,10 @@ impl Templates {
 
     /// This one closed its socket: the end of a retiring one, a mishap for the one in use.
     pub(crate) fn lost(&mut self, pid: Pid, now: Instant) {
-        if self.in_use.as_ref().is_some_and(|template| template.pid == pid) {
-            if self.in_use.as_ref().is_some_and(|template| template.ready) {
-                Line::event(Level::Error, "template").with("state", "lost").with("pid", pid).write();
+        if let Some(template) = self.in_use.as_ref().filter(|template| template.pid == pid) {
+            if !template.unfit {
+                let state = if template.ready { "lost" } else { "dies-at-start" };
+                Line::event(Level::Error, "template").with("state", state).with("pid", pid).write();
             }
             self.abandon(now);
         }
@@ -240,7 +244,7 @@ impl Templates {
         match spawn(&self.rules, self.loading) {
             Ok((pid, control)) => {
                 self.not_before = None;
-                self.in_use = Some(Template { pid, control, born: now, ready: false, buried: false });
+                self.in_use = Some(Template { pid, control, born: now, ready: false, unfit: false, buried: false });
             }
             Err(error) => {
                 Line::event(Level::Error, "template").with("state", "not-started").text("text", error.to_string()).write();
