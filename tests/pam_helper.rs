@@ -1,5 +1,18 @@
 //! The real helper with real PAM modules, real hashes and a real name service.
 
+macro_rules! root_test {
+    ($(fn $name:ident() $body:block)+) => {
+        $(#[test]
+        fn $name() {
+            if crate::pam_stage::needs_root(stringify!($name)) $body
+        })+
+    };
+}
+
+#[path = "pam_helper/frames.rs"]
+mod frames;
+#[path = "pam_helper/modules.rs"]
+mod modules;
 #[path = "support/pam_stage.rs"]
 mod pam_stage;
 
@@ -11,20 +24,11 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pam_stage::{Stage, UNIX, children, is_running, marked, needs_root, patiently, waits_for, words};
+use pam_stage::{Stage, UNIX, children, is_running, marked, patiently, waits_for, words};
 use pamrelay_authwire::{Outcome, Question, Ticket, TicketKeys};
 
 /// A stack whose first module runs a program that decides by the user's name.
 const SCRIPTED: &str = "auth required pam_exec.so quiet DIR/first\nauth required pam_unix.so nodelay\naccount required pam_unix.so\n";
-
-macro_rules! root_test {
-    ($(fn $name:ident() $body:block)+) => {
-        $(#[test]
-        fn $name() {
-            if needs_root(stringify!($name)) $body
-        })+
-    };
-}
 
 root_test! {
     fn the_debian_stack_lets_the_right_password_in_and_no_other() {
@@ -180,18 +184,6 @@ root_test! {
         assert_eq!(words(&helper.asks("bob", "right")), "unavailable auth 0 never-asked");
     }
 
-    fn a_success_for_which_the_password_was_never_handed_over_is_none() {
-        for how in ["visible", "two"] {
-            let stage = Stage::misbehaving(how, "-DPLAIN");
-            let module = stage.dir().join("pam_fixture.so");
-            let stack = format!("auth optional {} {how}\nauth required pam_permit.so\naccount required pam_permit.so\n", module.display());
-            fs::write(stage.dir().join("pam.d/smtp"), stack).unwrap();
-            let helper = stage.start();
-
-            assert_eq!(words(&helper.asks("bob", "anything")), "unavailable auth 0 never-asked", "{how}");
-        }
-    }
-
     fn a_module_that_asks_again_gets_nothing() {
         let helper = Stage::new("auth required pam_unix.so nodelay\nauth required pam_stress.so\naccount required pam_unix.so\n").start();
 
@@ -240,57 +232,6 @@ root_test! {
         helper.waits_for_log("killed by signal 9");
         assert_eq!(words(&helper.asks("bob", "right")), "accept");
         assert!(patiently(|| (!is_running(&marked(62))).then_some(())).is_some());
-    }
-
-    fn a_module_that_kills_or_stops_its_process_never_accepts() {
-        let helper = Stage::new(SCRIPTED)
-            .script("first", "case $PAM_USER in carol) kill -ABRT $PPID;; hanger) kill -STOP $PPID;; esac\n")
-            .set("DEADLINE_MS", "1500")
-            .start();
-
-        assert_eq!(words(&helper.asks("carol", "right")), "unavailable worker 0 crashed");
-        assert_eq!(words(&helper.asks("hanger", "right")), "unavailable worker 0 deadline");
-        assert_eq!(words(&helper.asks("bob", "right")), "accept");
-    }
-
-    fn an_answer_is_a_whole_report_from_the_worker_itself() {
-        for (how, expected) in [
-            ("exit", "unavailable worker 0 crashed"),
-            ("twice", "reject auth 7 refused"),
-            ("close", "unavailable worker 0 crashed"),
-            ("junk", "unavailable worker 0 garbled"),
-            ("none", "accept"),
-        ] {
-            let helper = Stage::misbehaving(how, "-DPLAIN").start();
-            assert_eq!(words(&helper.asks("bob", "right")), expected, "{how}");
-        }
-    }
-
-    fn the_identity_is_whom_pam_names_in_the_end() {
-        let helper = Stage::misbehaving("user=carol", "-DPLAIN").start();
-        let Outcome::Accept(carol) = helper.asks("bob", "right") else { panic!("refused") };
-        assert_eq!((carol.user.as_str(), carol.uid), ("carol", 20003));
-        drop(helper);
-
-        let helper = Stage::misbehaving("user=root", "-DPLAIN").start();
-        assert_eq!(words(&helper.asks("bob", "right")), "reject identity 0 root");
-    }
-
-    fn programs_that_modules_leave_behind_end_with_the_question() {
-        let helper = Stage::misbehaving(&format!("child={}", marked(65)), "-DPLAIN").start();
-        assert_eq!(words(&helper.asks("bob", "right")), "accept");
-
-        assert!(patiently(|| (!is_running(&marked(65))).then_some(())).is_some());
-    }
-
-    fn modules_that_start_threads_or_open_files_when_loaded_are_loaded_by_each_worker() {
-        for built_with in ["-DTHREAD", "-DDESCRIPTOR"] {
-            let helper = Stage::misbehaving("none", built_with).start();
-
-            assert_eq!(words(&helper.asks("bob", "right")), "accept");
-            assert_eq!(words(&helper.asks("bob", "wrong")), "reject auth 7 refused");
-            helper.waits_for_log("event=template state=unfit extra=1");
-        }
     }
 
     fn one_capability_and_two_groups_are_enough_even_with_red_hat_s_file_modes() {
@@ -431,52 +372,6 @@ root_test! {
         });
     }
 
-    fn a_malformed_frame_drops_its_peer_and_nobody_else() {
-        let helper = Stage::new(UNIX).start();
-        let peer = [0; 16];
-        let frame = Question { id: 1, session: 1, peer, user: b"bob", password: b"right" }.encode().unwrap();
-        let good = frame.as_bytes();
-        let with = |at: usize, bytes: &[u8]| { let mut frame = good.to_vec(); frame[at..at + bytes.len()].copy_from_slice(bytes); frame };
-
-        for bad in [
-            with(0, &[2]), with(1, &[9]), with(2, &256u16.to_le_bytes()), with(2, &u16::MAX.to_le_bytes()), with(4, &1024u16.to_le_bytes()),
-            with(4, &u16::MAX.to_le_bytes()), [good, good].concat(), [good, b"x"].concat(), b"GET / HTTP/1.1\r\n\r\n".to_vec(), vec![0; 5000],
-        ] {
-            assert_eq!(helper.sends(&bad), b"", "{bad:?}");
-        }
-        for short in [&good[..1], &good[..37], &good[..good.len() - 1]] {
-            let start = Instant::now();
-            assert_eq!(helper.sends(short), b"");
-            assert!(start.elapsed() < Duration::from_secs(2), "one second is all a frame has");
-        }
-        assert_eq!(words(&helper.asks("bob", "right")), "accept");
-        for reason in ["malformed", "surplus", "slow"] {
-            helper.waits_for_log(&format!("event=dropped reason={reason}"));
-        }
-    }
-
-    fn idle_connections_keep_nobody_out() {
-        let helper = Stage::new(UNIX).start();
-        let _idle: Vec<UnixStream> = (0..200).map(|_| UnixStream::connect(&helper.socket).unwrap()).collect();
-
-        assert_eq!(words(&helper.asks("bob", "right")), "accept");
-    }
-
-    fn strangers_are_not_heard() {
-        let helper = Stage::new(UNIX).start();
-        for path in [helper.dir.path(), &helper.dir.path().join("run"), &helper.dir.path().join("run/jail")] {
-            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-        }
-        assert_eq!(fs::metadata(&helper.socket).unwrap().mode() & 0o777, 0o660);
-        fs::set_permissions(&helper.socket, fs::Permissions::from_mode(0o666)).unwrap();
-        let ask = format!("use IO::Socket::UNIX; $SIG{{PIPE}} = 'IGNORE'; my $s = IO::Socket::UNIX->new(Peer => '{}') or die; print $s 'x'; print scalar(<$s>) // 'closed'", helper.socket.display());
-
-        let stranger = std::process::Command::new("setpriv").args(["--reuid=65534", "--regid=65534", "--clear-groups", "perl", "-e", &ask]).output().unwrap();
-
-        assert_eq!(String::from_utf8_lossy(&stranger.stdout), "closed", "{}", String::from_utf8_lossy(&stranger.stderr));
-        helper.waits_for_log("event=dropped reason=stranger uid=65534");
-    }
-
     fn a_ticket_proves_the_account_to_whoever_has_the_key() {
         let helper = Stage::new(UNIX).set("TICKET_LIFETIME_S", "600").start();
         let Outcome::Accept(bob) = helper.asks("bob", "right") else { panic!("refused") };
@@ -555,23 +450,6 @@ root_test! {
         let mut heard = [0; 32];
         let count = manager.recv(&mut heard).unwrap();
         assert_eq!(&heard[..count], b"READY=1");
-    }
-
-    fn a_peer_that_goes_away_does_not_keep_its_place_in_line() {
-        let helper = Stage::new(SCRIPTED).script("first", "[ \"$PAM_USER\" != hanger ] || sleep 1\n").set("WORKERS", "1").set("SLOW_WORKERS", "0").start();
-        let frame = |user| Question { id: 5, session: 5, peer: [0; 16], user, password: b"right" }.encode().unwrap();
-        let mut first = UnixStream::connect(&helper.socket).unwrap();
-        first.write_all(frame(b"hanger").as_bytes()).unwrap();
-        helper.worker();
-        let mut second = UnixStream::connect(&helper.socket).unwrap();
-        second.write_all(frame(b"carol").as_bytes()).unwrap();
-        drop(second);
-
-        helper.waits_for_log("event=abandoned");
-        let mut answer = Vec::new();
-        first.read_to_end(&mut answer).unwrap();
-        assert!(!answer.is_empty());
-        assert_eq!(words(&helper.asks("bob", "right")), "accept");
     }
 }
 

@@ -3,6 +3,7 @@
 //! The host's files are only read. Each helper gets copies of /etc/passwd, shadow, group and pam.d with a few
 //! accounts added, bound over the real ones in a namespace that dies with it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::IpAddr;
@@ -116,15 +117,17 @@ impl Stage {
     }
 
     /// A stack with the project's own misbehaving module behind the password check.
-    pub(crate) fn misbehaving(how: &str, built_with: &str) -> Self {
-        let stage = Self::new(UNIX);
+    pub(crate) fn misbehaving(how: &str, built_with: &'static str) -> Self {
+        let service = format!("auth required pam_unix.so nodelay\nauth required FIXTURE {how}\naccount required pam_unix.so\n");
+        Self::with_fixture(&service, built_with)
+    }
+
+    /// A stack in which `FIXTURE` stands for that module.
+    pub(crate) fn with_fixture(service: &str, built_with: &'static str) -> Self {
+        let stage = Self::new("");
         let module = stage.dir.path().join("pam_fixture.so");
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/pam_fixture.c");
-        let mut cc = Command::new("cc");
-        cc.args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", built_with, "-o"]).arg(&module).args([source, "-lpthread"]);
-        assert!(cc.status().unwrap().success());
-        let line = format!("auth required pam_unix.so nodelay\nauth required {} {how}\naccount required pam_unix.so\n", module.display());
-        fs::write(stage.dir.path().join("pam.d/smtp"), line).unwrap();
+        fs::write(&module, fixture(built_with)).unwrap();
+        fs::write(stage.dir.path().join("pam.d/smtp"), service.replace("FIXTURE", module.to_str().unwrap())).unwrap();
         stage
     }
 
@@ -309,6 +312,26 @@ fn host(path: &str) -> String {
     // The host may have accounts of these names; ours come first in no file, so take theirs out.
     let ours = |line: &str| line.split(':').next().is_some_and(|name| USERS.iter().any(|user| user.0 == name) || name == "pamrelay-queue");
     text.lines().filter(|line| !ours(line)).map(|line| format!("{line}\n")).collect()
+}
+
+/// The module, built once in this way.
+fn fixture(built_with: &'static str) -> Vec<u8> {
+    static BUILT: Mutex<BTreeMap<&str, Vec<u8>>> = Mutex::new(BTreeMap::new());
+    let mut built = BUILT.lock().unwrap();
+    let module = built.entry(built_with).or_insert_with(|| {
+        let place = tempfile::tempdir().unwrap();
+        let module = place.path().join("pam_fixture.so");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/pam_fixture.c");
+        let mut cc = Command::new("cc");
+        cc.args(["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", built_with, "-o"]).arg(&module).args([
+            source,
+            "-lpthread",
+            "-lpam",
+        ]);
+        assert!(cc.status().unwrap().success());
+        fs::read(&module).unwrap()
+    });
+    module.clone()
 }
 
 /// The helper, built as this test was.
