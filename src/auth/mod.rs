@@ -9,13 +9,15 @@ mod password;
 #[cfg(test)]
 mod tests;
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::net::IpAddr;
+use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nix::sys::socket::{MsgFlags, recvmsg};
 use pamrelay_authwire::{MAX_VERDICT, Question, QuestionFrame, Verdict};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncWriteExt as _, Interest};
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
@@ -82,9 +84,7 @@ impl Helper {
             return Err(AuthError::Impostor(uid));
         }
         stream.write_all(frame.as_bytes()).await.map_err(AuthError::Cut)?;
-        let mut bytes = Vec::with_capacity(512);
-        let limit = u64::try_from(MAX_VERDICT).unwrap_or(u64::MAX).saturating_add(1);
-        stream.take(limit).read_to_end(&mut bytes).await.map_err(AuthError::Cut)?;
+        let bytes = hear(&stream).await?;
         Verdict::decode(&bytes).filter(|verdict| verdict.id == id).ok_or(AuthError::Nonsense)
     }
 
@@ -97,4 +97,27 @@ impl Helper {
             }
         }
     }
+}
+
+/// All that is said until the end, though no more than makes it too much. What came with descriptors is no answer; there
+/// is no room for them here, so the kernel closes them and says so.
+async fn hear(stream: &UnixStream) -> Result<Vec<u8>, AuthError> {
+    let mut bytes = Vec::with_capacity(512);
+    let mut piece = [0; 512];
+    while bytes.len() <= MAX_VERDICT {
+        stream.readable().await.map_err(AuthError::Cut)?;
+        let received = stream.try_io(Interest::READABLE, || {
+            let mut parts = [IoSliceMut::new(&mut piece)];
+            let received = recvmsg::<()>(stream.as_raw_fd(), &mut parts, None, MsgFlags::MSG_DONTWAIT)?;
+            Ok((received.bytes, received.flags.contains(MsgFlags::MSG_CTRUNC)))
+        });
+        match received {
+            Ok((_, true)) => return Err(AuthError::Nonsense),
+            Ok((0, false)) => break,
+            Ok((count, false)) => bytes.extend_from_slice(piece.get(..count).unwrap_or_default()),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error) => return Err(AuthError::Cut(error)),
+        }
+    }
+    Ok(bytes)
 }

@@ -1,8 +1,12 @@
 //! The client against helpers that answer right, wrong, twice, late and not at all.
 
+use std::io::IoSlice;
 use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd as _;
 
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use pamrelay_authwire::{Accepted, Cause, Outcome, Phase, Reason};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixListener;
 use zeroize::Zeroizing;
 
@@ -88,21 +92,91 @@ async fn every_other_outcome_keeps_its_kind_and_cause() {
     }
 }
 
+fn is_nonsense(answer: &Answer) -> bool {
+    matches!(answer, Answer::Unavailable(Trouble::NoAnswer(AuthError::Nonsense | AuthError::Cut(_))))
+}
+
 #[tokio::test]
-async fn whatever_is_not_exactly_one_verdict_is_doubt() {
+async fn input_86_whatever_is_not_exactly_one_verdict_on_this_question_is_doubt() {
+    let with_rest = |length: u16| {
+        move |question: Question<'_>| {
+            let mut bytes = accepted(question.id, b"ticket");
+            bytes[2..4].copy_from_slice(&length.to_le_bytes());
+            bytes
+        }
+    };
     let fakes = [
         Fake::new(|question| accepted(question.id + 1, b"ticket")),
         Fake::new(|question| accepted(question.id, b"")),
-        Fake::new(|question| [accepted(question.id, b"ticket"), accepted(question.id, b"ticket")].concat()),
         Fake::new(|question| accepted(question.id, b"ticket")[1..].to_vec()),
         Fake::new(|question| accepted(question.id, b"ticket")[..20].to_vec()),
+        Fake::new(|question| [accepted(question.id, b"ticket"), b"x".to_vec()].concat()),
+        Fake::new(with_rest(0)),
+        Fake::new(with_rest(9212)),
+        Fake::new(with_rest(9213)),
+        Fake::new(with_rest(u16::MAX)),
         Fake::new(|_| vec![1; 100_000]),
         Fake::new(|_| b"OK\n".to_vec()),
     ];
     for fake in fakes {
         let answer = fake.asked().await;
-        assert!(matches!(answer, Answer::Unavailable(Trouble::NoAnswer(AuthError::Nonsense | AuthError::Cut(_)))), "{answer:?}");
+        assert!(is_nonsense(&answer), "{answer:?}");
     }
+}
+
+#[tokio::test]
+async fn input_87_a_helper_that_answers_twice_has_not_answered() {
+    let reject = |id| Verdict { id, outcome: Outcome::Reject(Cause { phase: Phase::Auth, code: 7, reason: Reason::Refused }) }.encode().unwrap();
+    let fakes = [
+        Fake::new(|question| [accepted(question.id, b"ticket"), accepted(question.id, b"ticket")].concat()),
+        Fake::new(move |question| [reject(question.id), accepted(question.id, b"ticket")].concat()),
+        Fake::new(move |question| [accepted(question.id, b"ticket"), reject(question.id)].concat()),
+    ];
+    for fake in fakes {
+        let answer = fake.asked().await;
+        assert!(is_nonsense(&answer), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn input_87_an_answer_that_comes_too_late_is_not_the_next_question_s() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(dir.path().join("auth")).unwrap();
+    let helper = Helper::served_by(dir.path().join("auth"), Duration::from_millis(300), nix::unistd::geteuid().as_raw());
+    // It accepts the first question when the second has come, and says so to both under the first one's id.
+    let late = tokio::spawn(async move {
+        let (mut first, _) = listener.accept().await.unwrap();
+        let (mut second, _) = listener.accept().await.unwrap();
+        for stream in [&mut first, &mut second] {
+            stream.read(QuestionFrame::empty().room()).await.unwrap();
+            let _ = stream.write_all(&accepted(1, b"ticket")).await; // the first asker is gone
+        }
+    });
+
+    let first = helper.ask(1, PEER, b"alice", password(b"secret")).await;
+    let second = helper.ask(2, PEER, b"mallory", password(b"guess")).await;
+
+    late.await.unwrap();
+    assert!(matches!(first, Answer::Unavailable(Trouble::NoAnswer(AuthError::TimedOut(_)))), "{first:?}");
+    assert!(is_nonsense(&second), "{second:?}");
+}
+
+#[tokio::test]
+async fn input_88_descriptors_sent_along_with_an_answer_make_it_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(dir.path().join("auth")).unwrap();
+    let helper = Helper::served_by(dir.path().join("auth"), Duration::from_secs(5), nix::unistd::geteuid().as_raw());
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.read(QuestionFrame::empty().room()).await.unwrap();
+        let (given, said) = ([stream.as_raw_fd()], accepted(1, b"ticket"));
+        let rights = [ControlMessage::ScmRights(&given)];
+        sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(&said)], &rights, MsgFlags::empty(), None).unwrap();
+    });
+
+    let answer = helper.ask(1, PEER, b"alice", password(b"secret")).await;
+
+    assert!(is_nonsense(&answer), "{answer:?}");
 }
 
 #[tokio::test]

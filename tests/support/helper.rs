@@ -1,11 +1,13 @@
 //! A pretended helper: it speaks the real wire, and a user's name is the verdict that user gets.
 
-use std::io::{Read, Write};
+use std::io::{IoSlice, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use pamrelay_authwire::{
     Accepted, Cause, FrameLen, Outcome, Phase, Question, QuestionFrame, Reason, Ticket, TicketKey, TicketKeys, Verdict,
 };
@@ -50,6 +52,24 @@ fn answer(mut stream: UnixStream) {
         "silent" => return,
         "hangs" => return thread::sleep(Duration::from_secs(30)),
         "nonsense" => return stream.write_all(b"yes").unwrap(),
+        "twice" => {
+            let accept = Verdict { id: question.id, outcome: accept(&user, question.session) }.encode().unwrap();
+            return stream.write_all(&[accept.clone(), accept].concat()).unwrap();
+        }
+        "another" => {
+            let verdict = Verdict { id: question.id.wrapping_add(1), outcome: accept(&user, question.session) };
+            return stream.write_all(&verdict.encode().unwrap()).unwrap();
+        }
+        "gift" => {
+            let accept = Verdict { id: question.id, outcome: accept(&user, question.session) }.encode().unwrap();
+            let rights = [stream.as_raw_fd()];
+            sendmsg::<()>(rights[0], &[IoSlice::new(&accept)], &[ControlMessage::ScmRights(&rights)], MsgFlags::empty(), None).unwrap();
+            return;
+        }
+        "late" => {
+            thread::sleep(Duration::from_millis(1500)); // longer than the front end waits
+            accept(&user, question.session)
+        }
         _ => Outcome::Reject(cause(Reason::Refused)),
     };
     let verdict = Verdict { id: question.id, outcome };
