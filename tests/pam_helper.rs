@@ -15,6 +15,8 @@ mod frames;
 mod modules;
 #[path = "support/pam_stage.rs"]
 mod pam_stage;
+#[path = "pam_helper/tickets.rs"]
+mod tickets;
 
 use std::fs;
 use std::io::{Read, Write};

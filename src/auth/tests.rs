@@ -126,7 +126,8 @@ async fn input_86_whatever_is_not_exactly_one_verdict_on_this_question_is_doubt(
 
 #[tokio::test]
 async fn input_87_a_helper_that_answers_twice_has_not_answered() {
-    let reject = |id| Verdict { id, outcome: Outcome::Reject(Cause { phase: Phase::Auth, code: 7, reason: Reason::Refused }) }.encode().unwrap();
+    let reject =
+        |id| Verdict { id, outcome: Outcome::Reject(Cause { phase: Phase::Auth, code: 7, reason: Reason::Refused }) }.encode().unwrap();
     let fakes = [
         Fake::new(|question| [accepted(question.id, b"ticket"), accepted(question.id, b"ticket")].concat()),
         Fake::new(move |question| [reject(question.id), accepted(question.id, b"ticket")].concat()),
