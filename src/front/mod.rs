@@ -7,6 +7,7 @@ mod connection;
 mod door;
 mod listener;
 mod tls;
+mod wiping;
 
 use std::io;
 use std::path::PathBuf;

@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::wiping::Wiping;
 use crate::session::TlsPeer;
 
 pub struct Tls {
@@ -41,8 +42,8 @@ impl Tls {
     }
 
     /// Shakes hands on a fresh connection.
-    pub async fn secure(&self, socket: TcpStream, until: Instant) -> Result<(TlsStream<TcpStream>, TlsPeer), TlsError> {
-        let stream = timeout_at(until, self.acceptor.accept(socket)).await.map_err(|_| TlsError::TimedOut)??;
+    pub async fn secure(&self, socket: TcpStream, until: Instant) -> Result<(TlsStream<Wiping<TcpStream>>, TlsPeer), TlsError> {
+        let stream = timeout_at(until, self.acceptor.accept(Wiping(socket))).await.map_err(|_| TlsError::TimedOut)??;
         let (_, connection) = stream.get_ref();
         let peer = TlsPeer {
             version: connection.protocol_version().map_or("TLS", version),

@@ -54,7 +54,7 @@ pub enum Session {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
-    /// Its lines may hold a password, and it has not long to say it.
+    /// It has not long to say who it is.
     Stranger,
     User,
 }

@@ -2,6 +2,7 @@
 //!
 //! Replies collect while whole commands wait in the input and go out in one write when it is empty (RFC 2920 §3.2).
 
+mod input;
 mod login;
 mod text;
 mod wire;
@@ -74,7 +75,7 @@ where
             Cut::Line { text, consumed } => (Ok(text), consumed),
             Cut::Bad { fault, consumed } => (Err(fault), consumed),
             Cut::Incomplete { consumed } => {
-                wire.forget(consumed, who);
+                wire.forget(consumed);
                 client.next_input(&mut wire, who, heard).await?;
                 if matches!(session, Session::Plain(_)) && wire.starts_like_tls() {
                     tracing::info!(event = "tls_on_plain_port", session = %client.id, peer = %client.peer.ip(), hint = "the client is set to SSL/TLS; it should use STARTTLS on this port, or the port for TLS");
@@ -84,7 +85,7 @@ where
             }
         };
         let step = session.line(line, &client.world.site);
-        wire.forget(consumed, who);
+        wire.forget(consumed);
         let (next, reply) = match step {
             Step::Reply(next, reply) => (next, reply),
             Step::Close(reply) => return Err(wire.close(&reply).await),

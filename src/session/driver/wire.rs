@@ -6,11 +6,9 @@ use std::borrow::Cow;
 use std::io;
 use std::time::Duration;
 
-use bytes::{Buf as _, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use zeroize::Zeroize as _;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
-use crate::session::Who;
+use super::input::Input;
 use crate::smtp::data::{Decoder, Progress};
 use crate::smtp::line::{Cut, Lines};
 use crate::smtp::reply::Reply;
@@ -47,7 +45,7 @@ impl From<io::Error> for Closed {
 
 pub(super) struct Wire<S> {
     stream: S,
-    input: BytesMut,
+    input: Input,
     /// What the memory of `input` was last made for.
     room: Room,
     output: String,
@@ -62,7 +60,7 @@ enum Room {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(super) fn new(stream: S) -> Self {
-        Self { stream, input: BytesMut::new(), room: Room::Commands, output: String::new(), lines: Lines::default() }
+        Self { stream, input: Input::default(), room: Room::Commands, output: String::new(), lines: Lines::default() }
     }
 
     pub(super) fn into_stream(self) -> S {
@@ -70,31 +68,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     pub(super) fn cut(&mut self, limit: usize) -> Cut<'_> {
-        self.lines.cut(&self.input, limit)
+        self.lines.cut(self.input.unread(), limit)
     }
 
     /// Decodes what is there as text after DATA; true at its end.
     pub(super) fn decode(&mut self, decoder: &mut Decoder, text: &mut Vec<u8>) -> bool {
-        match decoder.decode(&self.input, text) {
-            Progress::More => {
-                self.input.clear();
-                false
-            }
-            Progress::End { consumed } => {
-                self.input.advance(consumed);
-                true
-            }
-        }
+        let (consumed, ended) = match decoder.decode(self.input.unread(), text) {
+            Progress::More => (self.input.unread().len(), false),
+            Progress::End { consumed } => (consumed, true),
+        };
+        self.input.consume(consumed);
+        ended
     }
 
-    /// Drops the front of the input; wiped first if it may hold a password.
-    pub(super) fn forget(&mut self, consumed: usize, said_by: Who) {
-        if said_by == Who::Stranger
-            && let Some(said) = self.input.get_mut(..consumed)
-        {
-            said.zeroize();
-        }
-        self.input.advance(consumed);
+    /// Drops the front of the input, which may hold a password, and wipes it.
+    pub(super) fn forget(&mut self, consumed: usize) {
+        self.input.consume(consumed);
     }
 
     pub(super) fn input_is_empty(&self) -> bool {
@@ -103,7 +92,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// A TLS handshake record where a command should be.
     pub(super) fn starts_like_tls(&self) -> bool {
-        self.input.starts_with(&[0x16, 0x03])
+        self.input.unread().starts_with(&[0x16, 0x03])
     }
 
     pub(super) fn say(&mut self, reply: &Reply) {
@@ -127,19 +116,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Reads some more of what the client has to say.
     pub(super) async fn fill(&mut self) -> Result<(), Closed> {
         self.rest();
-        self.input.reserve(COMMAND_BUFFER / 2);
-        self.read().await
+        self.read(COMMAND_BUFFER / 2).await
     }
 
     /// The same with room for a text, of which `size` octets have come.
     pub(super) async fn fill_text(&mut self, size: u64) -> Result<(), Closed> {
         self.room = Room::Text;
-        self.input.reserve(if size < LARGE_TEXT { SMALL_TEXT_BUFFER } else { TEXT_BUFFER });
-        self.read().await
+        self.read(if size < LARGE_TEXT { SMALL_TEXT_BUFFER } else { TEXT_BUFFER }).await
     }
 
-    async fn read(&mut self) -> Result<(), Closed> {
-        match self.stream.read_buf(&mut self.input).await? {
+    async fn read(&mut self, room: usize) -> Result<(), Closed> {
+        match self.input.fill(&mut self.stream, room).await? {
             0 => Err(Closed::ByPeer),
             _ => Ok(()),
         }
@@ -148,7 +135,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Gives back large buffers before waiting for a client that may be idle for long.
     fn rest(&mut self) {
         if self.input.is_empty() && (self.room == Room::Text || self.input.capacity() > 2 * COMMAND_BUFFER) {
-            self.input = BytesMut::with_capacity(COMMAND_BUFFER);
+            self.input = Input::with_capacity(COMMAND_BUFFER);
             self.room = Room::Commands;
         }
         if self.output.is_empty() && self.output.capacity() > COMMAND_BUFFER {
