@@ -25,7 +25,7 @@ build: packages ## both programs, development profile (libraries optimised): tar
 run: build ## the real relay in the foreground on 127.0.0.1:2587 and :2465, with a demo user; DEMO=1 also sends one message
 	@$(SUDO) tests/bed/enter.sh /usr/bin/python3 tests/bed/run.py
 
-test: build ## every test: cargo test, then the system tests; TESTS=word runs only system tests named so
+test: build ## every test: cargo test, system tests, back ends of PAM; TESTS=word runs only those of the last two named so
 	@tests/bed/test.sh "$(SUDO)" "$(LAYER)" "$(MAIL_PACKAGES)"
 
 check: packages ## formatting and lints

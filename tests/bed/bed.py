@@ -231,8 +231,8 @@ class Client:
         self.greeting = ""
 
     @classmethod
-    def connect(cls, port=STARTTLS, host="127.0.0.1", greeting=True, timeout=20):
-        client = cls(socket.create_connection((host, port), timeout=timeout))
+    def connect(cls, port=STARTTLS, host="127.0.0.1", greeting=True, timeout=20, source=None):
+        client = cls(socket.create_connection((host, port), timeout=timeout, source_address=source and (source, 0)))
         if port == IMPLICIT:
             client.upgrade()
         if greeting:

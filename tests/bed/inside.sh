@@ -10,6 +10,22 @@ mkdir -m 1777 "$BED_PRIVATE/tmp"
 cp -a /etc "$BED_PRIVATE/etc"
 mount --bind "$BED_PRIVATE/etc" /etc
 mount -t tmpfs -o mode=755 bed /run
+if [ -n "$BED_VAR" ]; then
+    mkdir "$BED_PRIVATE/var" /run/machine-var
+    [ -z "$BED_LAYER" ] || cp -a "$BED_LAYER/var/." "$BED_PRIVATE/var/"
+    mkdir -p "$BED_PRIVATE"/var/{backups,cache,lib,local,log,mail,opt,spool,tmp}
+    chmod 1777 "$BED_PRIVATE/var/tmp"
+    ln -sfn /run "$BED_PRIVATE/var/run"
+    ln -sfn /run/lock "$BED_PRIVATE/var/lock"
+    # A project that lies somewhere below /var keeps its place.
+    mount --rbind /var /run/machine-var
+    mount --bind "$BED_PRIVATE/var" /var
+    case $BED_ROOT in
+        /var/*) mkdir -p "$BED_ROOT"; mount --rbind "/run/machine-var/${BED_ROOT#/var/}" "$BED_ROOT" ;;
+    esac
+    umount --lazy /run/machine-var
+    rmdir /run/machine-var
+fi
 mount -t tmpfs -o mode=755 bed /var/spool
 mount -t tmpfs -o mode=1777 bed /var/mail
 if [ -n "$BED_SPOOL" ]; then mount --bind "$BED_SPOOL" /var/spool; chmod 755 /var/spool; fi

@@ -6,6 +6,7 @@
 #
 # Building needs the first. The second is for mail programs (Postfix, saslauthd, swaks, msmtp): installed, they would
 # change the machine's mail set-up, so the bed lays DIR over its own private view of /usr instead (inside.sh).
+# No maintainer script runs: the users, directories and databases that one would make are made inside the bed.
 # A second call with nothing to do asks no server and takes milliseconds.
 set -euo pipefail
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
@@ -49,11 +50,12 @@ host() {
     apt_quietly install -y --no-install-recommends "${want[@]}"
 }
 
-# The stamp names the packages and the state of the machine's own: a layer holds what the machine lacks.
+# The stamp names the packages, the parts that a layer has, and the state of the machine's own packages: a layer holds
+# what the machine lacks.
 layer() {
     local dir stamp deb part
     dir=$(realpath --canonicalize-missing -- "$1"); shift
-    stamp="$* $(sha256sum </var/lib/dpkg/status)"
+    stamp="$* (usr etc var) $(sha256sum </var/lib/dpkg/status)"
     [ "$(cat "$dir/.stamp" 2>/dev/null || true)" != "$stamp" ] || return 0
 
     say "unpacking into $dir: $*"
@@ -69,9 +71,12 @@ layer() {
         cp -a "$dir/unpacked/$part/." "$dir/unpacked/usr/$part/"
     done
     rmdir "$dir/usr"; mv "$dir/unpacked/usr" "$dir/usr"
-    mkdir -p "$dir/unpacked/etc"; mv "$dir/unpacked/etc" "$dir/etc"
+    for part in etc var; do
+        mkdir -p "$dir/unpacked/$part"
+        mv "$dir/unpacked/$part" "$dir/$part"
+    done
     rm -rf "$dir/debs" "$dir/unpacked"
-    chmod 755 "$dir" "$dir/usr" "$dir/etc"
+    chmod 755 "$dir" "$dir/usr" "$dir/etc" "$dir/var"
     printf '%s' "$stamp" >"$dir/.stamp"
 }
 

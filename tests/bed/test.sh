@@ -1,6 +1,6 @@
 #!/bin/bash
-# `make test`: cargo test, then the system tests in a bed. The last line is the total of both; the status is 0 only if
-# nothing failed.
+# `make test`: cargo test, then the system tests in a bed, then each back end of PAM (tests/pam/suites) in a bed of its
+# own. The last line is the total of all; the status is 0 only if nothing failed.
 #
 #   test.sh SUDO LAYER "PACKAGE..."
 set -uo pipefail
@@ -35,18 +35,43 @@ read -r passed failed skipped < <(awk -f tests/bed/count.awk "$log") || { passed
 # A program that does not compile, or one that dies, has no line of its own.
 if [ "$status" != 0 ] && [ "$failed" = 0 ]; then failed=1; fi
 
-# 2. The system tests: the whole relay, with real programs around it.
-"${as_root[@]}" rm -f "$bed/system-totals" 2>/dev/null || rm -f "$bed/system-totals"
-if [ "$has_root" = yes ]; then
-    "${as_root[@]}" tests/bed/packages.sh layer "$layer" "${packages[@]}" &&
-        "${as_root[@]}" env BED_PEOPLE=all TESTS="${TESTS:-}" PATH="$PATH" \
-            tests/bed/enter.sh --net --layer "$layer" /usr/bin/python3 tests/system/run.py --totals "$bed/system-totals" || status=1
-else
-    /usr/bin/python3 tests/system/run.py --without-root --totals "$bed/system-totals" || status=1
-fi
-read -r more_passed more_failed more_skipped < <(cat "$bed/system-totals" 2>/dev/null || echo 0 1 0)
+# 2. The system tests: the whole relay, with real programs around it. Then the back ends of PAM, each in a bed of its own.
+suite() { # NAME DIRECTORY FILES PACKAGE...
+    local name=$1 directory=$2 files=$3; shift 3
+    local totals=$bed/totals-$name began=$SECONDS unpacked options=(--net) run=(/usr/bin/python3 tests/system/run.py --suite "$directory" --files "$files")
+    TESTS="${TESTS:-}" "${run[@]}" --any || return 0
+    if [ "$has_root" = no ]; then
+        "${run[@]}" --without-root --totals "$totals" || status=1
+        count_in "$totals"
+        return 0
+    fi
 
-passed=$((passed + more_passed)) failed=$((failed + more_failed)) skipped=$((skipped + more_skipped))
+    "${as_root[@]}" rm -f "$totals"
+    if [ $# -gt 0 ]; then
+        options+=(--layer "$bed/$name")
+        "${as_root[@]}" tests/bed/packages.sh layer "$bed/$name" "$@" || status=1
+    fi
+    [ "$directory" = tests/system ] || options+=(--var)
+    unpacked=$SECONDS
+    "${as_root[@]}" env BED_PEOPLE=all TESTS="${TESTS:-}" PATH="$PATH" \
+        tests/bed/enter.sh "${options[@]}" "${run[@]}" --totals "$totals" || status=1
+    printf '%s: %d s, after %d s for its packages\n' "$name" $((SECONDS - unpacked)) $((unpacked - began))
+    count_in "$totals"
+}
+
+# A suite that left no totals is one failure.
+count_in() {
+    local more_passed more_failed more_skipped
+    read -r more_passed more_failed more_skipped < <(cat "$1" 2>/dev/null || echo 0 1 0)
+    passed=$((passed + more_passed)) failed=$((failed + more_failed)) skipped=$((skipped + more_skipped))
+}
+
+suite "$(basename "$layer")" tests/system 'test_*.py' "${packages[@]}"
+while read -r name needs; do
+    read -ra needs <<<"$needs"
+    suite "pam-$name" tests/pam "test_$name.py" "${needs[@]}" </dev/null
+done < <(grep -v '^#' tests/pam/suites)
+
 [ "$status" = 0 ] || [ "$failed" -gt 0 ] || failed=1
 printf '\n%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
 [ "$status" = 0 ] && [ "$failed" = 0 ]

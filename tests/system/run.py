@@ -1,8 +1,10 @@
-"""Runs the system tests: one line for each, then `N passed, N failed, N skipped`.
+"""Runs a suite of tests inside a bed: one line for each, then `N passed, N failed, N skipped`.
 
-    run.py [--without-root] [--totals FILE]
+    run.py [--suite DIR] [--files PATTERN] [--without-root] [--totals FILE] [--any]
 
-The environment's TESTS, a word, picks tests whose file or name contains it. `--without-root` names every test as skipped.
+The suite is this directory unless another one is given; PATTERN is `test_*.py` unless given. The environment's TESTS, a
+word, picks tests whose file or name contains it. `--without-root` names every test as skipped. `--any` runs none: its
+status says whether there is one to run, so that nobody unpacks packages for nothing.
 """
 
 import argparse
@@ -13,7 +15,7 @@ import unittest
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "bed")]
+BED = HERE.parent / "bed"
 
 
 class OneLineEach(unittest.TestResult):
@@ -79,17 +81,25 @@ def tests_in(suite):
 
 def main():
     parser = argparse.ArgumentParser()
+    parser.add_argument("--suite", type=Path, default=HERE)
+    parser.add_argument("--files", default="test_*.py")
     parser.add_argument("--without-root", action="store_true")
     parser.add_argument("--totals")
+    parser.add_argument("--any", action="store_true")
     arguments = parser.parse_args()
-    if arguments.without_root:
+    suite = arguments.suite.resolve()
+    sys.path[:0] = [str(suite), str(BED)]
+    if arguments.without_root or arguments.any:
         os.environ.setdefault("BED_ROOT", str(HERE.parent.parent))
         os.environ.setdefault("BED_PRIVATE", "/nonexistent")
 
     wanted = os.environ.get("TESTS", "").replace("_", " ")
-    found = unittest.defaultTestLoader.discover(str(HERE), "test_*.py")
+    found = unittest.defaultTestLoader.discover(str(suite), arguments.files)
     chosen = [test for test in tests_in(found) if wanted in sentence(test)]
+    if arguments.any:
+        return 0 if chosen else 1
     result = OneLineEach()
+    began = time.monotonic()
     if arguments.without_root:
         for test in chosen:
             result.addSkip(test, "needs root")
@@ -98,7 +108,7 @@ def main():
 
     failed = len(result.failures) + len(result.errors)
     line = f"{result.passed} passed, {failed} failed, {len(result.skipped)} skipped"
-    print(f"system: {line}")
+    print(f"{suite.name}: {line}  ({time.monotonic() - began:.0f} s)")
     if arguments.totals:
         Path(arguments.totals).write_text(f"{result.passed} {failed} {len(result.skipped)}\n")
     return 1 if failed else 0

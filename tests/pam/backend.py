@@ -1,0 +1,185 @@
+"""What every back end's tests share: a relay that uses one recipe of pam.d/recipes, and logins through the whole path.
+
+A login goes mail client, TLS, front, helper, PAM, directory, and leaves a reply, a line in the helper's log and, if it was
+right, an identity in the queue. A test says what each of them must be in one call of `refused`, `unavailable` or `sends`.
+"""
+
+import re
+import shutil
+import subprocess
+import time
+import unittest
+from collections import namedtuple
+from contextlib import contextmanager
+from pathlib import Path
+
+import bed
+from fields import fields
+
+RECIPES = bed.ROOT / "pam.d/recipes"
+SERVICE = Path("/etc/pam.d/smtp")
+DEADLINE = 3  # seconds, of one question to PAM
+SLACK = 3  # seconds that a busy machine may add
+LOCAL = bed.QUICK  # somebody of /etc/passwd, with a cheap hash
+
+PLAIN, LOGIN = "PLAIN", "LOGIN"
+WRONG = "535 5.7.8 Authentication credentials invalid"
+EXPIRED = "535 5.7.13 The password is right"
+MUST_CHANGE = "535 5.7.8 The password is right"
+NOT_PERMITTED = "535 5.7.1 The password is right"
+UNAVAILABLE = "454 4.7.0 Authentication is not available"
+
+Login = namedtuple("Login", "reply line seconds")
+
+
+def without_limits():
+    """The settings that let one account fail as often as a test likes: what is tried here is the back end."""
+    return {"account_failures_per_minute": 1000, "account_failures_per_hour": 1000, "network_failures_per_minute": 0,
+            "failures_per_second": 10000, "failure_floor": "10ms"}
+
+
+def install(recipe):
+    """The recipe, exactly as it is printed for administrators, as the service `smtp`."""
+    shutil.copy(RECIPES / recipe, SERVICE)
+    SERVICE.chmod(0o644)
+
+
+def system_user(name, *groups):
+    """A user as a package's installation makes one."""
+    if subprocess.run(["id", name], capture_output=True).returncode:
+        subprocess.run(["useradd", "--system", "--user-group", "--no-log-init", "--no-create-home", "--home-dir", "/nonexistent",
+                        "--shell", "/usr/sbin/nologin", name], check=True)
+    for group in groups:
+        subprocess.run(["usermod", "--append", "--groups", group, name], check=True)
+
+
+def person(name, password, *options, hash="SHA512"):
+    """Somebody of /etc/passwd; `options` are for chage. No password: the account has none that could be right."""
+    subprocess.run(["useradd", "--no-log-init", "--no-create-home", "--home-dir", "/nonexistent", "--shell", "/bin/sh", name], check=True)
+    if password is not None:
+        run("chpasswd", "--crypt-method", hash, input=f"{name}:{password}\n")
+    if options:
+        run("chage", *options, name)
+
+
+def run(*words, **more):
+    """Runs a program to its end, which must be a good one, and gives back what it printed."""
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=120, **more)
+    if done.returncode:
+        raise AssertionError(f"{' '.join(map(str, words))}: {done.returncode}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+class BackEnd(unittest.TestCase):
+    """One relay with one recipe for all tests of the class. `auth` are the settings that belong to the recipe."""
+
+    recipe = None
+    auth = {}
+
+    @classmethod
+    def setUpClass(cls):
+        install(cls.recipe)
+        cls.start_relay()
+
+    @classmethod
+    def start_relay(cls, **auth):
+        """Mail waits in the queue, for nobody listens where it should go: so its author can be looked at."""
+        cls.relay = bed.Relay(
+            auth={"deadline": f"{DEADLINE}s", **without_limits(), **cls.auth, **auth},
+            routes=[{"domains": ["*"], "smart_hosts": [{"host": "127.0.0.1", "port": 1, "tls": "none"}]}],
+            delivery={"first_retry": "10m", "longest_retry": "10m", "give_up": "1h"},
+        ).start()
+        cls.addClassCleanup(cls.relay.stop)
+
+    def log_in(self, user, password, mechanism=PLAIN, port=bed.STARTTLS, source=None):
+        """One login on a connection of its own."""
+        with secured(port, source) as client:
+            return self.answer(ask(self.relay, client, user, password, mechanism))
+
+    def answer(self, asked):
+        """The reply to a login that was asked, and the helper's line about it."""
+        reply = asked.client.reply()
+        seconds = time.monotonic() - asked.at
+        line = bed.wait_for(f"the helper's line about {asked.user!r}", lambda: login_line(self.relay, asked))
+        return Login(reply, line, seconds)
+
+    def expects(self, login, reply, **line):
+        """The start of the reply, and fields of the helper's line; a number may stand for its digits."""
+        self.assertTrue(login.reply.startswith(reply), login)
+        self.assertEqual({name: login.line.get(name) for name in line}, {name: str(value) for name, value in line.items()}, login)
+        return login
+
+    def refused(self, user, password, reply=WRONG, **line):
+        return self.expects(self.log_in(user, password), reply, **line)
+
+    def unavailable(self, user, password, within=DEADLINE + SLACK, **line):
+        login = self.expects(self.log_in(user, password), UNAVAILABLE, verdict="unavailable", **line)
+        self.assertLess(login.seconds, within, login)
+        return login
+
+    def sends(self, user, password, name=None, mechanism=PLAIN, port=bed.STARTTLS, within=None):
+        """Logs in and sends; the queue must have the account `name` (the one typed, unless given) with the number that the name service has."""
+        name = name or user
+        with secured(port) as client:
+            login = self.answer(ask(self.relay, client, user, password, mechanism))
+            self.expects(login, "235 2.7.0", verdict="accept", account=name)
+            queued = client.mails(bed.letter("from " + name))
+        entry = self.relay.queue_json("show", re.search(r"queued as (\w+)", queued)[1])["entry"]
+        uid = int(run("getent", "passwd", name).split(":")[2])
+        self.assertEqual((entry["user"], entry["uid"], entry["session"]), (name, uid, login.line["session"]))
+        self.assertEqual(login.line["uid"], str(uid))
+        if within is not None:
+            self.assertLess(login.seconds, within, login)
+        return login
+
+    def sends_again(self, user, password, within):
+        """After an outage: works within so many seconds, by itself."""
+        bed.wait_for(f"{user} can log in again", lambda: self.log_in(user, password).reply.startswith("235"), within, 0.3)
+        return self.sends(user, password)
+
+    @contextmanager
+    def hanging(self, user, password, count=4):
+        """Logins that wait for an answer of a back end that gives none; afterwards each must have heard 454 in time."""
+        clients = [secured() for _ in range(count)]
+        asked = [ask(self.relay, client, user, password, PLAIN) for client in clients]
+        try:
+            yield
+            for one in asked:
+                reply = one.client.reply()
+                self.assertTrue(reply.startswith(UNAVAILABLE), reply)
+                self.assertLess(time.monotonic() - one.at, DEADLINE + SLACK)
+        finally:
+            for client in clients:
+                client.close()
+
+
+Asked = namedtuple("Asked", "client user at log_position")
+
+
+def secured(port=bed.STARTTLS, source=None):
+    """A client that has done everything but log in. `source` is the address that it comes from, any of 127.0.0.0/8."""
+    return bed.Client.secured(port, source=source)
+
+
+def ask(relay, client, user, password, mechanism):
+    """Sends a login to its last line and does not wait for the reply."""
+    position = relay.log_path.stat().st_size
+    if mechanism == LOGIN:
+        client.says("AUTH LOGIN", "334 ")
+        client.says(bed.b64(user), "334 ")
+        client.send(bed.b64(password) + "\r\n")
+    else:
+        client.send(bed.auth_plain(user, password) + "\r\n")
+    return Asked(client, user, time.monotonic(), position)
+
+
+def login_line(relay, asked):
+    """The first line of the helper about this user since he was asked for."""
+    with open(relay.log_path, "rb") as log:
+        log.seek(asked.log_position)
+        text = log.read().decode(errors="replace")
+    for line in text.splitlines():
+        found = fields(line)
+        if found.get("event") == "login" and found.get("role") == "auth" and found.get("user") == asked.user:
+            return found
+    return None
