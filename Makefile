@@ -14,6 +14,8 @@ BUILD_PACKAGES := build-essential libpam0g-dev libclang-dev
 BED_PACKAGES   := python3 openssl curl ca-certificates
 # Never installed: unpacked, and laid over /usr inside the bed only.
 MAIL_PACKAGES  := postfix sasl2-bin libsasl2-modules swaks libio-socket-ssl-perl libnet-ssleay-perl msmtp
+# A machine that boots; together, because they must be of one version.
+BOOT_PACKAGES  := systemd systemd-sysv systemd-container dbus
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,7 +28,7 @@ run: build ## the real relay in the foreground on 127.0.0.1:2587 and :2465, with
 	@$(SUDO) tests/bed/enter.sh /usr/bin/python3 tests/bed/run.py
 
 test: build ## every test: cargo test, system tests, back ends of PAM; TESTS=word runs only those of the last two named so
-	@tests/bed/test.sh "$(SUDO)" "$(LAYER)" "$(MAIL_PACKAGES)"
+	@tests/bed/test.sh "$(SUDO)" "$(LAYER)" "$(MAIL_PACKAGES) $(BOOT_PACKAGES)"
 
 check: packages ## formatting and lints
 	cargo fmt --all --check
@@ -43,7 +45,7 @@ packages:
 	@tests/bed/packages.sh host $(BUILD_PACKAGES) $(BED_PACKAGES)
 
 layer: packages
-	@$(SUDO) tests/bed/packages.sh layer $(LAYER) $(MAIL_PACKAGES)
+	@$(SUDO) tests/bed/packages.sh layer $(LAYER) $(MAIL_PACKAGES) $(BOOT_PACKAGES)
 
 release: packages
 	cargo build --workspace --release --bins --bench load

@@ -4,6 +4,7 @@ Invariant: a message counts as received only after its `250` was written, and it
 (dots unstuffed, CRLF as sent).
 """
 
+import contextlib
 import re
 import socket
 import socketserver
@@ -48,14 +49,17 @@ class Sink:
         self.answer = answer or (lambda verb, line: None)
         self.on_message = on_message or (lambda message: None)
         self._changed = threading.Condition()
+        self._open = set()
         sink = self
 
         class Handler(socketserver.StreamRequestHandler):
             def handle(self):
+                sink._open.add(self.connection)
                 try:
                     sink._converse(self)
                 except OSError:
                     pass
+                sink._open.discard(self.connection)
 
         class Server(socketserver.ThreadingTCPServer):
             allow_reuse_address = True
@@ -69,8 +73,12 @@ class Sink:
         self._thread.start()
 
     def close(self):
+        """Ends its conversations too: a relay that keeps one open must not go on with a sink that is gone."""
         self._server.shutdown()
         self._server.server_close()
+        for connection in tuple(self._open):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def __enter__(self):
         return self

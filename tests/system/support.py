@@ -4,6 +4,7 @@ import itertools
 import unittest
 
 import bed
+from installed import Installed
 from sink import Sink
 
 _numbers = itertools.count(1)
@@ -42,3 +43,28 @@ class OwnRelay(unittest.TestCase):
         sink = Sink(port, **more)
         self.addCleanup(sink.close)
         return sink
+
+
+class WithMachine(unittest.TestCase):
+    """One machine that runs systemd and the installed relay, for all tests of the class."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.machine = cls.enterClassContext(Installed())
+        cls.machine.boot()
+        cls.machine.install()
+
+    def setUp(self):
+        self.machine.start()
+
+    def start_sink(self, **more):
+        """Where the machine's relay sends all mail."""
+        with self.machine.network():
+            sink = Sink(bed.SINK, **more)
+        self.addCleanup(sink.close)
+        return sink
+
+    def reload(self, **changes):
+        """For this test alone."""
+        self.machine.reload(**changes)
+        self.addCleanup(self.machine.reload)

@@ -170,10 +170,10 @@ class OneRoleDies(OwnRelay):
                 pass
 
 
-def shown_certificate():
+def shown_certificate(port=bed.IMPLICIT):
     """Whatever certificate the relay shows, trusted or not."""
     context = ssl._create_unverified_context()
-    with socket.create_connection(("127.0.0.1", bed.IMPLICIT), timeout=5) as plain, context.wrap_socket(plain) as secured:
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as plain, context.wrap_socket(plain) as secured:
         return secured.getpeercert(binary_form=True)
 
 

@@ -1,0 +1,134 @@
+"""The relay as an administrator installs it: README.md's steps on a machine that runs systemd, and the units asked about.
+
+Invariant: `install`, `start` and `reload` return when systemd has nothing left to do and every unit is up.
+"""
+
+import json
+import re
+import shutil
+import time
+
+import bed
+from machine import SOURCE, Machine
+
+SUBMISSION, SUBMISSIONS = 587, 465
+UNITS = ("pamrelay", *(f"pamrelay-{role}" for role in bed.ROLES))
+YESCRYPT, SHA512 = ("-c", "YESCRYPT"), ("-c", "SHA512", "-s", "1000")
+GONE, AGED = ("gone", "gone password"), ("aged", "aged password")
+PEOPLE = {bed.ADA: YESCRYPT, bed.QUICK: SHA512, GONE: SHA512, AGED: SHA512}
+
+
+def settings(**changes):
+    """The usual configuration, on the real ports. Limits on wrong passwords are out of the way: other tests are about them."""
+    listen = [{"address": f"0.0.0.0:{SUBMISSION}", "tls": "starttls"}, {"address": f"0.0.0.0:{SUBMISSIONS}", "tls": "implicit"}]
+    auth = {"account_failures_per_minute": 1000, "account_failures_per_hour": 1000, "network_failures_per_minute": 0,
+            **changes.pop("auth", {})}
+    return bed.settings(listen=listen, auth=auth, **changes)
+
+
+def readme_commands(step):
+    """The commands of a numbered step of README.md's first configuration, line by line."""
+    text = (bed.ROOT / "README.md").read_text()
+    body = re.search(rf"(?ms)^{step}\. .*?(?=^\d+\. |^## )", text).group()
+    return [line.strip() for line in body.splitlines() if re.match(r" {7}\S", line)]
+
+
+class Installed(Machine):
+    def install(self):
+        """Step 1 of README.md with the programs that the tests were built with, certificates, people; then step 4, which starts it."""
+        built = str(bed.BINARIES.relative_to(bed.ROOT))
+        commands = [line.replace("target/release", built) for line in readme_commands(1) if not line.startswith("make ")]
+        self.shell("\n".join([f"cd {SOURCE}", *commands]))
+        if not bed.CERTS.exists():
+            bed.make_pki()
+        self.take_certificates()
+        for (name, password), method in PEOPLE.items():
+            self.run("useradd", "--no-log-init", "--create-home", "--shell", "/bin/sh", name)
+            self.run("chpasswd", *method, input=f"{name}:{password}\n")
+        self.run("chage", "-E", "2020-01-01", "gone")
+        self.run("chage", "-d", "0", "aged")
+        self.configure()
+        checks, starts, _ = readme_commands(4)
+        self.shell(f"{checks}\n{starts}")
+        self.settle()
+
+    def take_certificates(self):
+        """The bed's own, so that its clients trust them."""
+        shutil.rmtree(self.path(bed.CERTS), ignore_errors=True)
+        shutil.copytree(bed.CERTS, self.path(bed.CERTS))
+
+    def configure(self, **changes):
+        self.path(bed.CONFIG).write_text(json.dumps(settings(**changes), indent=1))
+
+    def reload(self, **changes):
+        """A changed configuration holds."""
+        self.configure(**changes)
+        self.run("systemctl", "reload", "pamrelay")
+        self.settle()
+
+    def start(self):
+        self.run("systemctl", "start", "pamrelay")
+        self.settle()
+
+    def settle(self):
+        """Until systemd has nothing left to start or stop, and all units are up."""
+        bed.wait_for("all units are active", lambda: self.active() == set(UNITS) and "No jobs" in self.run("systemctl", "list-jobs"), 20, 0.1)
+
+    def pam(self, service, text):
+        """Writes a service file; the helper that has it loaded sees that within a second."""
+        self.path("etc/pam.d").joinpath(service).write_text(text)
+
+    def active(self):
+        states = self.show("ActiveState", *UNITS)
+        return {unit for unit, state in zip(UNITS, states) if state == "active"}
+
+    def pids(self):
+        """Of the roles, as numbered there; a role that does not run is not in it."""
+        return {role: int(pid) for role, pid in zip(bed.ROLES, self.show("MainPID", *UNITS[1:])) if pid != "0"}
+
+    def show(self, name, *units):
+        """A property of each of these units."""
+        return self.run("systemctl", "show", "--value", f"--property={name}", *units).replace("\n\n", "\n").splitlines()
+
+    def processes(self, unit="pamrelay-auth"):
+        """All of a unit's processes, as numbered there, and what they call themselves."""
+        group = self.path("sys/fs/cgroup/system.slice") / f"{unit}.service/cgroup.procs"
+        return {pid: (self.proc(pid) / "comm").read_text().strip() for pid in map(int, group.read_text().split())}
+
+    def log(self, unit="pamrelay-auth"):
+        """What the journal has from one unit since the start of the machine, a line for each message."""
+        self.run("journalctl", "--sync")
+        return self.run("journalctl", "-b", "-q", "-o", "cat", "-u", unit)
+
+    def logins(self, user):
+        """The helper's lines about this user's logins, each as a dict."""
+        return [line for line in map(fields, self.log().splitlines()) if line.get("event") == "login" and line.get("user") == user]
+
+    def client(self, who=None, port=SUBMISSION):
+        """A mail client that has TLS, and has logged in if `who` is given."""
+        with self.network():
+            return bed.Client.logged_in(who, port=port) if who else bed.Client.secured(port)
+
+    def answer_to(self, user, password):
+        """What a login is answered."""
+        with self.client() as client:
+            client.send(bed.auth_plain(user, password) + "\r\n")
+            return client.reply()
+
+    def logs_in_again(self, who, timeout=15):
+        """Until a new login works; how long that took."""
+        began = time.monotonic()
+        bed.wait_for(f"{who[0]} can log in", lambda: self.can_log_in(who), timeout, 0.1)
+        return time.monotonic() - began
+
+    def can_log_in(self, who):
+        try:
+            return self.answer_to(*who).startswith("235 ")
+        except (OSError, EOFError, AssertionError):
+            return False
+
+
+def fields(line):
+    """`event=login user="ada" text="a \\"b\\""` as a dict of texts."""
+    found = re.findall(r'([a-z_]+)=("(?:[^"\\]|\\.)*"|\S*)', line)
+    return {name: re.sub(r"\\(.)", r"\1", value[1:-1]) if value.startswith('"') else value for name, value in found}

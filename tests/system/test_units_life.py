@@ -1,0 +1,155 @@
+"""The units under a real systemd: booted, killed, reloaded, stopped. Each test leaves the relay running as it found it."""
+
+import bed
+from installed import SUBMISSION, SUBMISSIONS, UNITS
+from support import WithMachine, unique
+from test_roles import shown_certificate
+
+
+class UnitsLive(WithMachine):
+    def test_after_a_boot_the_relay_is_there_by_itself_and_a_message_goes_through(self):
+        self.machine.off()
+        self.machine.boot()
+
+        self.machine.settle()
+
+        sink, subject = self.start_sink(), unique("after a boot")
+        with self.machine.client(bed.ADA) as client:
+            client.mails(bed.letter(subject))
+        sink.wait_subject(subject)
+
+    def role_comes_back(self, role):
+        before = self.machine.pids()
+        self.machine.run("kill", "-KILL", str(before[role]))
+        bed.wait_for(f"{role} is started again", lambda: self.machine.pids().get(role, before[role]) != before[role], 10, 0.1)
+
+        # The design: half a second until the restart, and a start that takes less than a few.
+        self.assertLess(self.machine.logs_in_again(bed.QUICK), 8)
+
+        self.machine.settle()
+        after = self.machine.pids()
+        self.assertEqual({name for name in bed.ROLES if after[name] != before[name]}, {role})
+        with self.machine.client(bed.QUICK) as client:
+            client.mails(bed.letter(unique(f"after the death of {role}")))
+
+    def test_the_front_is_killed_and_the_login_works_again(self):
+        self.role_comes_back("front")
+
+    def test_the_helper_is_killed_and_the_login_works_again(self):
+        self.role_comes_back("auth")
+
+    def test_the_key_process_is_killed_and_the_login_works_again(self):
+        self.role_comes_back("keys")
+
+    def test_the_queue_is_killed_and_the_login_works_again(self):
+        self.role_comes_back("queue")
+
+    def test_the_helper_is_restarted_alone_and_sessions_go_on(self):
+        before = self.machine.pids()
+        with self.machine.client(bed.QUICK) as client:
+            self.machine.run("systemctl", "restart", "pamrelay-auth")
+
+            client.mails(bed.letter(unique("with the ticket of before")))
+
+        self.machine.settle()
+        self.assertEqual(changed(before, self.machine.pids()), {"auth"})
+        self.machine.client(bed.QUICK).close()
+
+    def test_a_reload_with_a_changed_setting_of_the_helper_restarts_the_helper_alone(self):
+        before = self.machine.pids()
+        with self.machine.client(bed.QUICK) as client:
+            self.reload(auth={"min_uid": 900})
+
+            client.mails(bed.letter(unique("over a reload")))
+
+        self.assertEqual(changed(before, self.machine.pids()), {"auth"})
+        self.assertIn("min_uid=900", self.machine.log())
+        self.machine.client(bed.QUICK).close()
+
+    def test_pamrelay_reload_does_what_systemctl_reload_does_and_says_it(self):
+        before = self.machine.pids()
+        self.machine.configure(auth={"min_uid": 901})
+        self.addCleanup(self.machine.reload)
+
+        said = self.machine.run("pamrelay", "reload")
+
+        self.machine.settle()
+        self.assertIn("auth: restarts", said)
+        self.assertEqual(changed(before, self.machine.pids()), {"auth"})
+        self.assertIn("min_uid=901", self.machine.log())
+
+    def test_a_reload_takes_new_certificates_and_no_role_restarts(self):
+        before, old = self.machine.pids(), self.shown_certificate()
+        with self.machine.client(bed.QUICK) as client:
+            bed.make_pki()
+            self.machine.take_certificates()
+
+            self.machine.run("systemctl", "reload", "pamrelay")
+
+            bed.wait_for("the new certificate is shown", lambda: self.shown_certificate() != old, 10, 0.1)
+            client.mails(bed.letter(unique("over a new certificate")))
+        self.assertEqual(self.machine.pids(), before)
+
+    def shown_certificate(self):
+        with self.machine.network():
+            return shown_certificate(SUBMISSIONS)
+
+    def test_a_broken_configuration_changes_nothing_and_says_so(self):
+        before = self.machine.pids()
+        self.machine.path(bed.CONFIG).write_text("hostname: relay.test\nlistten: []\n")
+        self.addCleanup(self.machine.configure)
+
+        by_unit, by_hand = self.machine.ask("systemctl", "reload", "pamrelay"), self.machine.ask("pamrelay", "reload")
+
+        self.assertNotEqual(by_unit.returncode, 0)
+        self.assertEqual(by_hand.returncode, 78)
+        for said in (by_hand.stdout, self.machine.log("pamrelay")):
+            self.assertRegex(said, r"pamrelay\.yaml:2:1.*listten")
+        self.assertEqual(self.machine.active(), set(UNITS))
+        self.assertEqual(self.machine.pids(), before)
+        # And a role that dies now comes back with the copy that was accepted.
+        self.machine.run("kill", "-KILL", str(before["auth"]))
+        self.machine.logs_in_again(bed.QUICK)
+
+    def test_a_start_with_a_broken_configuration_fails_and_says_why_and_the_mended_one_starts(self):
+        self.machine.path(bed.CONFIG).write_text("hostname: relay.test\nlistten: []\n")
+
+        failed = self.machine.ask("systemctl", "restart", "pamrelay")
+
+        self.assertNotEqual(failed.returncode, 0)
+        self.assertRegex(self.machine.ask("systemctl", "status", "pamrelay").stdout, r"pamrelay\.yaml:2:1.*listten")
+        self.assertEqual(self.machine.pids(), {})
+        self.machine.configure()
+        self.machine.run("systemctl", "restart", "pamrelay")
+        self.machine.settle()
+        self.machine.client(bed.QUICK).close()
+
+    def test_stop_ends_everything_and_start_brings_it_back(self):
+        self.machine.run("systemctl", "stop", "pamrelay")
+
+        self.assertEqual(self.machine.active(), set())
+        self.assertNotIn("pamrelay", self.machine.run("ps", "-eo", "args"))
+        with self.machine.network():
+            self.assertFalse(bed.listens(SUBMISSION) or bed.listens(SUBMISSIONS))
+        self.assertEqual(self.machine.run("systemctl", "list-units", "--failed", "--no-legend", "pamrelay*"), "")
+        self.machine.run("systemctl", "start", "pamrelay")
+        self.machine.settle()
+        self.machine.client(bed.QUICK).close()
+
+    def test_restart_brings_every_role_back_and_keeps_the_queue(self):
+        before, subject = self.machine.pids(), unique("kept over a restart")
+        busy = self.start_sink(answer=lambda verb, line: "451 4.3.0 not now" if verb == "MAIL" else None)
+        with self.machine.client(bed.QUICK) as client:
+            client.mails(bed.letter(subject))
+        busy.close()
+
+        self.machine.run("systemctl", "restart", "pamrelay")
+
+        self.machine.settle()
+        self.assertEqual(changed(before, self.machine.pids()), set(bed.ROLES))
+        self.start_sink().wait_subject(subject)
+        self.machine.client(bed.QUICK).close()
+
+
+def changed(before, after):
+    return {role for role in bed.ROLES if before.get(role) != after.get(role)}
