@@ -7,7 +7,8 @@
 //! 5. [`delivery`] takes it to the next server; [`dsn`] tells the sender what did not work, through the queue again.
 //!
 //! Around it: [`config`] is what may be said in the configuration, [`cli`] what may be said on the command line, [`run`]
-//! starts the roles and keeps them, [`sandbox`] closes a role in, [`log`] says what happened.
+//! starts the roles and keeps them, [`sandbox`] closes a role in, [`guests`] are people without an account, [`log`] says
+//! what happened.
 #![forbid(unsafe_code)]
 
 pub mod auth;
@@ -16,6 +17,7 @@ pub mod config;
 pub mod delivery;
 pub mod dsn;
 pub mod front;
+pub mod guests;
 pub mod handoff;
 pub mod keys;
 pub mod log;

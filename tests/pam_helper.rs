@@ -11,10 +11,14 @@ macro_rules! root_test {
 
 #[path = "pam_helper/frames.rs"]
 mod frames;
+#[path = "pam_helper/limits.rs"]
+mod limits;
 #[path = "pam_helper/modules.rs"]
 mod modules;
 #[path = "support/pam_stage.rs"]
 mod pam_stage;
+#[path = "pam_helper/services.rs"]
+mod services;
 #[path = "pam_helper/tickets.rs"]
 mod tickets;
 
@@ -268,7 +272,7 @@ root_test! {
     fn a_helper_that_is_asked_to_end_leaves_nothing_running() {
         let script = format!("[ \"$PAM_USER\" != hanger ] || sleep {}\n", marked(66));
         let mut helper = Stage::new(SCRIPTED).script("first", &script).start();
-        let frame = Question { id: 1, session: 1, peer: [0; 16], user: b"hanger", password: b"right" }.encode().unwrap();
+        let frame = Question { id: 1, session: 1, peer: [0; 16], listener: "", user: b"hanger", password: b"right" }.encode().unwrap();
         let mut hung = UnixStream::connect(&helper.socket).unwrap();
         hung.write_all(frame.as_bytes()).unwrap();
         waits_for("the module's program", || is_running(&marked(66)).then_some(()));
@@ -305,63 +309,6 @@ root_test! {
 
         assert_eq!(words(&helper.asks("bob", "right")), "unavailable worker 0 no-worker");
         assert_eq!(words(&helper.asks("bob", "right")), "accept");
-    }
-
-    fn wrong_passwords_are_counted_and_the_right_one_then_waits_too() {
-        let helper = Stage::new(UNIX).start();
-        let outcomes: Vec<String> = std::thread::scope(|scope| {
-            let asked: Vec<_> = (0..12).map(|n| { let helper = &helper; scope.spawn(move || words(&helper.asks("bob", &format!("wrong{n}")))) }).collect();
-            asked.into_iter().map(|asked| asked.join().unwrap()).collect()
-        });
-
-        assert_eq!(outcomes.iter().filter(|outcome| outcome.starts_with("reject auth 7")).count(), 5, "{outcomes:?}");
-        assert_eq!(outcomes.iter().filter(|outcome| *outcome == "throttled limit 0 account-failures").count(), 7, "{outcomes:?}");
-        for spelling in ["BOB", "LAB\\bob", "bob@lab.test"] {
-            assert_eq!(words(&helper.asks(spelling, "right")), "throttled limit 0 account-failures", "{spelling}");
-        }
-        assert_eq!(words(&helper.asks("carol", "right")), "accept");
-    }
-
-    fn failures_in_all_are_bounded_whoever_is_named() {
-        let helper = Stage::new(UNIX).set("FAILURES_PER_SECOND", "1").start();
-        let outcomes: Vec<_> = (0..15).map(|n| words(&helper.asks_from(&format!("198.51.100.{n}"), format!("user{n}").as_bytes(), b"x"))).collect();
-
-        assert!(outcomes.iter().take(10).all(|outcome| outcome == "reject auth 10 refused"), "{outcomes:?}");
-        assert_eq!(outcomes.last().unwrap(), "throttled limit 0 all-failures");
-    }
-
-    fn a_network_that_fails_fast_is_throttled_and_nobody_else_is() {
-        let helper = Stage::new(UNIX).set("PEER_FAILURES_PER_MINUTE", "12").start();
-        let guess = |peer: &str, n: i32| words(&helper.asks_from(peer, format!("user{n}").as_bytes(), b"x"));
-
-        for n in 0..6 {
-            assert_eq!(guess("2001:db8:0:1::25", n), "reject auth 10 refused", "{n}");
-        }
-        for n in 6..300 {
-            assert_eq!(guess(&format!("2001:db8:0:1::{n:x}"), n), "throttled limit 0 peer-failures", "{n}");
-        }
-        assert_eq!(words(&helper.asks_from("2001:db8:0:1::1", b"bob", b"right")), "throttled limit 0 peer-failures");
-        for peer in ["2001:db8:0:2::25", "192.0.2.1", "::1"] {
-            assert_eq!(words(&helper.asks_from(peer, b"bob", b"right")), "accept", "{peer}");
-        }
-    }
-
-    fn whoever_logged_in_lately_from_there_passes_while_strangers_are_held_back() {
-        let helper = Stage::new(UNIX).set("FAILURES_PER_SECOND", "1").start();
-        let login = |peer: &str, user: &str| words(&helper.asks_from(peer, user.as_bytes(), b"right"));
-        assert_eq!(login("192.0.2.1", "bob"), "accept");
-
-        std::thread::scope(|scope| {
-            for client in 0..100 {
-                let helper = &helper;
-                let guess = move |n: i32| words(&helper.asks_from(&format!("198.51.100.{client}"), format!("user{client}.{n}").as_bytes(), b"x"));
-                scope.spawn(move || (0..5).for_each(|n| drop(guess(n))));
-            }
-        });
-
-        assert_eq!(login("192.0.2.2", "carol"), "throttled limit 0 all-failures");
-        assert_eq!(login("192.0.2.2", "bob"), "throttled limit 0 all-failures", "known from elsewhere only");
-        assert_eq!(login("192.0.2.1", "bob"), "accept");
     }
 
     fn many_right_logins_of_one_account_are_all_accepted() {

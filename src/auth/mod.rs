@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::socket::{MsgFlags, recvmsg};
-use pamrelay_authwire::{MAX_VERDICT, Question, QuestionFrame, Verdict};
+use pamrelay_authwire::{MAX_STATEMENT, MAX_VERDICT, Order, Question, Statement, Verdict};
 use tokio::io::{AsyncWriteExt as _, Interest};
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
@@ -34,6 +34,16 @@ pub struct Helper {
     deadline: Duration,
     /// The only uid whose word counts.
     uid: u32,
+}
+
+/// Where a client came from, and in which session.
+#[derive(Clone, Copy, Debug)]
+pub struct Visit<'a> {
+    /// What the ticket will be bound to.
+    pub session: u64,
+    pub peer: IpAddr,
+    /// The name of the listener; empty for none in particular.
+    pub listener: &'a str,
 }
 
 /// Why there is no verdict.
@@ -62,30 +72,43 @@ impl Helper {
         Self { path, deadline, uid }
     }
 
-    /// May `user`, with this password, from this address, send? `session` is what the ticket will be bound to.
-    pub async fn ask(&self, session: u64, peer: IpAddr, user: &[u8], password: Password) -> Answer {
+    /// May `user`, with this password, from there, send?
+    pub async fn ask(&self, visit: Visit<'_>, user: &[u8], password: Password) -> Answer {
+        let Visit { session, peer, listener } = visit;
         // One question to a connection: its id can be the session's.
-        let question = Question { id: session, session, peer: Question::peer_bytes(peer), user, password: password.as_bytes() };
+        let question = Question { id: session, session, peer: Question::peer_bytes(peer), listener, user, password: password.as_bytes() };
         let Some(frame) = question.encode() else {
             return Answer::unaskable(user);
         };
         drop(password);
-        match timeout(self.deadline, self.exchange(session, &frame)).await {
-            Ok(Ok(verdict)) => Answer::from(verdict.outcome),
-            Ok(Err(error)) => Answer::Unavailable(Trouble::NoAnswer(error)),
-            Err(_) => Answer::Unavailable(Trouble::NoAnswer(AuthError::TimedOut(self.deadline))),
+        let verdict = self.exchange(frame.as_bytes(), MAX_VERDICT).await;
+        match verdict.map(|bytes| Verdict::decode(&bytes).filter(|verdict| verdict.id == session)) {
+            Ok(Some(verdict)) => Answer::from(verdict.outcome),
+            Ok(None) => Answer::Unavailable(Trouble::NoAnswer(AuthError::Nonsense)),
+            Err(error) => Answer::Unavailable(Trouble::NoAnswer(error)),
         }
     }
 
-    async fn exchange(&self, id: u64, frame: &QuestionFrame) -> Result<Verdict, AuthError> {
+    /// What the helper says of itself. It answers root alone.
+    pub async fn order(&self, order: &Order) -> Result<Statement, AuthError> {
+        let frame = order.encode().ok_or(AuthError::Nonsense)?;
+        let bytes = self.exchange(&frame, MAX_STATEMENT).await?;
+        Statement::decode(&bytes).ok_or(AuthError::Nonsense)
+    }
+
+    /// One frame there, and all that comes back.
+    async fn exchange(&self, frame: &[u8], longest: usize) -> Result<Vec<u8>, AuthError> {
+        timeout(self.deadline, self.converse(frame, longest)).await.unwrap_or(Err(AuthError::TimedOut(self.deadline)))
+    }
+
+    async fn converse(&self, frame: &[u8], longest: usize) -> Result<Vec<u8>, AuthError> {
         let mut stream = self.connect().await.map_err(AuthError::Unreachable)?;
         let uid = stream.peer_cred().map_err(AuthError::Unreachable)?.uid();
         if uid != self.uid {
             return Err(AuthError::Impostor(uid));
         }
-        stream.write_all(frame.as_bytes()).await.map_err(AuthError::Cut)?;
-        let bytes = hear(&stream).await?;
-        Verdict::decode(&bytes).filter(|verdict| verdict.id == id).ok_or(AuthError::Nonsense)
+        stream.write_all(frame).await.map_err(AuthError::Cut)?;
+        hear(&stream, longest).await
     }
 
     /// A full backlog is told at once on a Unix socket, and passes: the deadline bounds the wait.
@@ -101,10 +124,10 @@ impl Helper {
 
 /// All that is said until the end, though no more than makes it too much. What came with descriptors is no answer; there
 /// is no room for them here, so the kernel closes them and says so.
-async fn hear(stream: &UnixStream) -> Result<Vec<u8>, AuthError> {
+async fn hear(stream: &UnixStream, longest: usize) -> Result<Vec<u8>, AuthError> {
     let mut bytes = Vec::with_capacity(512);
     let mut piece = [0; 512];
-    while bytes.len() <= MAX_VERDICT {
+    while bytes.len() <= longest {
         stream.readable().await.map_err(AuthError::Cut)?;
         let received = stream.try_io(Interest::READABLE, || {
             let mut parts = [IoSliceMut::new(&mut piece)];

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd as _;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-use pamrelay_authwire::{Accepted, Cause, Outcome, Phase, Reason};
+use pamrelay_authwire::{Accepted, Cause, Outcome, Phase, QuestionFrame, Reason, Status};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixListener;
 use zeroize::Zeroizing;
@@ -44,8 +44,12 @@ impl Fake {
     }
 
     async fn asked(&self) -> Answer {
-        self.served_by(self.uid).ask(42, PEER, b"alice", password(b"secret")).await
+        self.served_by(self.uid).ask(visit(42), b"alice", password(b"secret")).await
     }
+}
+
+fn visit(session: u64) -> Visit<'static> {
+    Visit { session, peer: PEER, listener: "submission" }
 }
 
 fn password(bytes: &[u8]) -> Password {
@@ -61,6 +65,7 @@ fn accepted(id: u64, ticket: &[u8]) -> Vec<u8> {
 async fn an_accept_becomes_an_identity() {
     let fake = Fake::new(|question| {
         assert_eq!((question.session, question.user, question.password), (42, &b"alice"[..], &b"secret"[..]));
+        assert_eq!(question.listener, "submission");
         assert_eq!(question.peer_addr(), PEER);
         accepted(question.id, b"ticket")
     });
@@ -87,7 +92,7 @@ async fn every_other_outcome_keeps_its_kind_and_cause() {
 
         let answer = fake.asked().await;
 
-        assert_eq!(answer.word(), word);
+        assert_eq!(answer.kind().word(), word);
         assert_eq!(answer.to_string(), "acct password-aged (PAM 12)");
     }
 }
@@ -149,13 +154,13 @@ async fn input_87_an_answer_that_comes_too_late_is_not_the_next_question_s() {
         let (mut first, _) = listener.accept().await.unwrap();
         let (mut second, _) = listener.accept().await.unwrap();
         for stream in [&mut first, &mut second] {
-            stream.read(QuestionFrame::empty().room()).await.unwrap();
+            assert!(stream.read(QuestionFrame::empty().room()).await.unwrap() > 0);
             let _ = stream.write_all(&accepted(1, b"ticket")).await; // the first asker is gone
         }
     });
 
-    let first = helper.ask(1, PEER, b"alice", password(b"secret")).await;
-    let second = helper.ask(2, PEER, b"mallory", password(b"guess")).await;
+    let first = helper.ask(visit(1), b"alice", password(b"secret")).await;
+    let second = helper.ask(visit(2), b"mallory", password(b"guess")).await;
 
     late.await.unwrap();
     assert!(matches!(first, Answer::Unavailable(Trouble::NoAnswer(AuthError::TimedOut(_)))), "{first:?}");
@@ -169,13 +174,13 @@ async fn input_88_descriptors_sent_along_with_an_answer_make_it_none() {
     let helper = Helper::served_by(dir.path().join("auth"), Duration::from_secs(5), nix::unistd::geteuid().as_raw());
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
-        stream.read(QuestionFrame::empty().room()).await.unwrap();
+        assert!(stream.read(QuestionFrame::empty().room()).await.unwrap() > 0);
         let (given, said) = ([stream.as_raw_fd()], accepted(1, b"ticket"));
         let rights = [ControlMessage::ScmRights(&given)];
         sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(&said)], &rights, MsgFlags::empty(), None).unwrap();
     });
 
-    let answer = helper.ask(1, PEER, b"alice", password(b"secret")).await;
+    let answer = helper.ask(visit(1), b"alice", password(b"secret")).await;
 
     assert!(is_nonsense(&answer), "{answer:?}");
 }
@@ -186,7 +191,7 @@ async fn silence_ends_at_the_deadline_and_absence_at_once() {
     assert!(matches!(silent.asked().await, Answer::Unavailable(Trouble::NoAnswer(AuthError::TimedOut(_)))));
 
     let away = Helper::new(silent.dir.path().join("nobody"), Duration::from_secs(10));
-    let answer = away.ask(1, PEER, b"alice", password(b"x")).await;
+    let answer = away.ask(visit(1), b"alice", password(b"x")).await;
     assert!(matches!(answer, Answer::Unavailable(Trouble::NoAnswer(AuthError::Unreachable(_)))));
 }
 
@@ -194,7 +199,7 @@ async fn silence_ends_at_the_deadline_and_absence_at_once() {
 async fn a_socket_of_somebody_else_gets_no_password() {
     let fake = Fake::new(|_| panic!("the question was sent"));
 
-    let answer = fake.served_by(fake.uid + 1).ask(1, PEER, b"alice", password(b"secret")).await;
+    let answer = fake.served_by(fake.uid + 1).ask(visit(1), b"alice", password(b"secret")).await;
 
     assert!(matches!(answer, Answer::Unavailable(Trouble::NoAnswer(AuthError::Impostor(_)))));
 }
@@ -222,19 +227,35 @@ async fn a_full_backlog_is_waited_out() {
 
     let helper = Helper::served_by(path, Duration::from_secs(5), nix::unistd::geteuid().as_raw());
 
-    assert!(matches!(helper.ask(1, PEER, b"alice", password(b"x")).await, Answer::Accept(_)));
+    assert!(matches!(helper.ask(visit(1), b"alice", password(b"x")).await, Answer::Accept(_)));
 }
 
 #[tokio::test]
 async fn what_does_not_fit_a_question_is_wrong_without_asking() {
     let helper = Helper::new("/nonexistent".into(), Duration::from_secs(1));
 
-    for (user, length, reason) in
-        [(256, 1, Reason::BadName), (1, 1024, Reason::BadPassword), (255, 1023, Reason::BadPassword), (1, 100_000, Reason::BadPassword)]
-    {
-        let answer = helper.ask(1, PEER, &vec![b'u'; user], password(&vec![b'p'; length])).await;
-        assert!(matches!(answer, Answer::Reject(cause) if cause.reason == reason), "{user} {length} {answer:?}");
+    for (user, length, reason) in [(256, 1, Reason::BadName), (1, 1024, Reason::BadPassword), (1, 100_000, Reason::BadPassword)] {
+        let answer = helper.ask(visit(1), &vec![b'u'; user], password(&vec![b'p'; length])).await;
+        assert!(matches!(answer, Answer::Unaskable(why) if why == reason), "{user} {length} {answer:?}");
     }
+}
+
+#[tokio::test]
+async fn what_the_helper_says_of_itself_is_heard_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(dir.path().join("auth")).unwrap();
+    let helper = Helper::served_by(dir.path().join("auth"), Duration::from_secs(5), nix::unistd::geteuid().as_raw());
+    let said = Statement::Status(Status { accepted: 7, ..Status::default() });
+    let frame = said.encode().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut order = [0; 5];
+        stream.read_exact(&mut order).await.unwrap();
+        assert_eq!(Order::decode(&order), Some(Order::Status));
+        stream.write_all(&frame).await.unwrap();
+    });
+
+    assert_eq!(helper.order(&Order::Status).await.unwrap(), said);
 }
 
 #[test]

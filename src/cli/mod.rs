@@ -5,14 +5,15 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-mod auth_test;
+mod auth;
 pub mod check;
+mod guest;
+mod password;
 mod queue;
 mod reload;
 mod roles;
@@ -139,32 +140,18 @@ enum Command {
         #[command(subcommand)]
         ask: Option<queue::Ask>,
     },
-    /// Ask what becomes of a login
+    /// Ask what becomes of a login, and of those that were
     #[command(subcommand)]
-    Auth(AuthCommand),
+    Auth(auth::Ask),
+    /// Add, list and remove people without an account on this host
+    #[command(subcommand)]
+    Guest(guest::Ask),
     #[command(name = child::SUBCOMMAND, hide = true)]
     RoleExec {
         #[arg(long)]
         socket: bool,
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
-    },
-}
-
-#[derive(Subcommand)]
-enum AuthCommand {
-    /// Try a user's password as a mail client would, and explain the answer
-    ///
-    /// Asks for the password without showing it (or reads one line if standard input is no terminal) and puts it to the running helper, which asks PAM.
-    /// The attempt counts like any other. The exit status is 0 if the user may send, 1 if not, 75 if nobody knows.
-    Test {
-        /// The name to log in with
-        user: String,
-        /// The address that PAM is told the client has
-        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
-        rhost: IpAddr,
-        #[command(flatten)]
-        relay: RunningRelay,
     },
 }
 
@@ -201,7 +188,8 @@ fn obey(command: Command) -> Result<Status, Failure> {
         Command::Reload(file) => reload::main(&file.config),
         Command::Activate(file) => activate(&file.config).map(|_| Status::Ok),
         Command::Front(file) => roles::front(&file.config),
-        Command::Auth(AuthCommand::Test { user, rhost, relay }) => auth_test::main(&user, rhost, &relay.config()?),
+        Command::Auth(ask) => auth::main(ask),
+        Command::Guest(ask) => guest::main(ask),
         Command::Queue { role: ActiveFile { config }, ask: None } => roles::queue(&config),
         Command::Queue { ask: Some(ask), .. } => queue::main(ask),
         Command::Keys(file) => roles::keys(&file.config),

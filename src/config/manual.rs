@@ -54,6 +54,9 @@ pub fn example() -> String {
             | Wants::Login
             | Wants::Patterns
             | Wants::Groups
+            | Wants::Account
+            | Wants::Label
+            | Wants::NameRules
             | Wants::Sockets => {
                 let _ = writeln!(out, "#{}", line(row));
             }

@@ -10,6 +10,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+mod auth;
 mod host;
 pub mod manual;
 mod mistake;
@@ -20,6 +21,7 @@ mod sense;
 mod tree;
 mod value;
 
+pub use auth::{Auth, Guests, LowPorts};
 pub use mistake::{Mistake, Mistakes, Position};
 pub use routes::{Login, Pattern, Route, SmartHost, SmartHostTls, Target};
 pub use value::{Bytes, Host, duration_text};
@@ -54,10 +56,14 @@ pub struct Config {
 }
 
 /// One address where clients connect. There is no listener without TLS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
+    /// No two listeners have the same.
+    pub name: String,
     pub address: SocketAddr,
     pub tls: ListenTls,
+    /// Its PAM service; `None` for that of all.
+    pub service: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,30 +86,6 @@ pub struct Tls {
 pub struct ClientCertificate {
     pub certificate: String,
     pub key: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Auth {
-    pub service: String,
-    pub min_uid: u32,
-    /// Empty: everybody may.
-    pub groups: Vec<String>,
-    pub deadline: Duration,
-    pub workers: u32,
-    pub account_failures_per_minute: u32,
-    pub account_failures_per_hour: u32,
-    /// 0: no such limit.
-    pub network_failures_per_minute: u32,
-    pub failures_per_second: u32,
-    pub low_ports: LowPorts,
-    pub failure_floor: Duration,
-}
-
-/// Whether PAM modules may bind ports below 1024.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LowPorts {
-    Dropped,
-    Needed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,10 +142,6 @@ impl fmt::Display for ListenTls {
     }
 }
 
-impl Word for LowPorts {
-    const WORDS: &'static [(&'static str, Self)] = &[("no", Self::Dropped), ("yes", Self::Needed)];
-}
-
 impl Word for Sandbox {
     const WORDS: &'static [(&'static str, Self)] = &[("best-effort", Self::BestEffort), ("required", Self::Required)];
 }
@@ -195,7 +173,7 @@ impl Config {
             hostname: hostname(top),
             listen: listen(top),
             tls: tls(&top.section("tls")),
-            auth: auth(&top.section("auth")),
+            auth: auth::read(&top.section("auth")),
             limits: limits(&top.section("limits")),
             spool: top.path("spool"),
             runtime_dir: top.path("runtime_dir"),
@@ -206,6 +184,19 @@ impl Config {
         };
         sense::check(&config, top);
         config
+    }
+
+    /// Every PAM service that is used, once.
+    pub fn services(&self) -> Vec<&str> {
+        let own = self.listen.iter().filter_map(|listen| listen.service.as_deref());
+        let guests = self.auth.guests.iter().map(|guests| guests.service.as_str());
+        let mut services = vec![self.auth.service.as_str()];
+        for service in own.chain(guests) {
+            if !services.contains(&service) {
+                services.push(service);
+            }
+        }
+        services
     }
 
     /// The directory that holds the sockets and nothing else.
@@ -311,7 +302,12 @@ fn listen(top: &Section<'_>) -> Vec<Listen> {
     let mut seen: Vec<(SocketAddr, Option<Position>)> = Vec::new();
     let mut listen = Vec::new();
     for section in top.sections("listen").unwrap_or_default() {
-        let it = Listen { address: section.socket("address"), tls: section.word("tls") };
+        let address = section.socket("address");
+        let name = section.listener_name("name").unwrap_or_else(|| address.to_string());
+        let it = Listen { name, address, tls: section.word("tls"), service: section.optional_service("service") };
+        if listen.iter().any(|other: &Listen| other.name == it.name && section.has("name")) {
+            section.mistake(section.place("name"), "name", format!("another listener has the name {}", it.name));
+        }
         let at = section.place("address");
         if section.has("address")
             && let Some((other, earlier)) = seen.iter().find(|(other, _)| in_the_way(*other, it.address))
@@ -345,22 +341,6 @@ fn tls(section: &Section<'_>) -> Tls {
         certificate: section.file("certificate"),
         key: section.file("key"),
         client: certificate.zip(key).map(|(certificate, key)| ClientCertificate { certificate, key }),
-    }
-}
-
-fn auth(section: &Section<'_>) -> Auth {
-    Auth {
-        service: section.service("service"),
-        min_uid: section.count("min_uid"),
-        groups: section.names("groups"),
-        deadline: section.duration("deadline"),
-        workers: section.count("workers"),
-        account_failures_per_minute: section.count("account_failures_per_minute"),
-        account_failures_per_hour: section.count("account_failures_per_hour"),
-        network_failures_per_minute: section.count("network_failures_per_minute"),
-        failures_per_second: section.count("failures_per_second"),
-        low_ports: section.word("low_ports"),
-        failure_floor: section.duration("failure_floor"),
     }
 }
 

@@ -54,6 +54,12 @@ pub enum Wants {
     Patterns,
     /// A list of group names.
     Groups,
+    /// The name of an account.
+    Account,
+    /// A short name of our own.
+    Label,
+    /// A list of rules for names.
+    NameRules,
     /// A list of `Socket`.
     Sockets,
 }
@@ -131,6 +137,18 @@ pub const ROWS: &[Row] = &[
                 octet (usual on port 465).",
     },
     Row {
+        key: "listen[].name",
+        wants: Wants::Label,
+        fallback: Otherwise { words: "the address", example: "submission" },
+        about: "What the log calls this listener.",
+    },
+    Row {
+        key: "listen[].service",
+        wants: Wants::Service,
+        fallback: Otherwise { words: "`auth.service`", example: "smtp-guests" },
+        about: "The PAM service for people who come to this listener: a file in /etc/pam.d of its own. The helper chooses it by the listener, from its own list.",
+    },
+    Row {
         key: "tls",
         wants: Wants::Section,
         fallback: Value(""),
@@ -181,6 +199,27 @@ pub const ROWS: &[Row] = &[
                 `other`, which on some systems lets everybody in.",
     },
     Row {
+        key: "auth.names",
+        wants: Wants::NameRules,
+        fallback: Otherwise { words: "names reach PAM as they were typed", example: "[strip-realm=example.org, case=lower]" },
+        about: "How names are changed before PAM gets them, one rule after the other. `strip-realm=example.org` makes `ann` of `ann@example.org`, `strip-domain=LAB` \
+                makes it of `LAB\\ann`; `*` stands for any realm or domain, and neither looks at case. `add-realm=lab.example` and `add-domain=LAB` complete a bare name. `case=lower` \
+                makes capital letters small; without it PAM sees them as they were typed.\n\nWho somebody is in the end is what PAM says after the login, whatever was typed.",
+    },
+    Row {
+        key: "auth.guest_service",
+        wants: Wants::Service,
+        fallback: Otherwise { words: "everybody needs an account on this host", example: "smtp-guests" },
+        about: "The PAM service for people without an account on this host: whoever is not known to the name service is asked there, on every listener. It never answers for anybody \
+                with an account, so a guest cannot take the name of one. See pamrelay(8), `guest`.",
+    },
+    Row {
+        key: "auth.guest_account",
+        wants: Wants::Account,
+        fallback: Otherwise { words: "there are no guests", example: "mailguest" },
+        about: "The account whose uid and groups guests have: one that is made for this, without a password. `min_uid` and `groups` hold for it too.",
+    },
+    Row {
         key: "auth.min_uid",
         wants: Wants::Count { least: 1, most: 4_294_967_294 },
         fallback: Value("1000"),
@@ -205,16 +244,19 @@ pub const ROWS: &[Row] = &[
         about: "How many questions to PAM are worked on at once. Others wait. Some more are allowed while these hang.",
     },
     Row {
-        key: "auth.account_failures_per_minute",
-        wants: Wants::Count { least: 1, most: 1_000_000 },
-        fallback: Value("5"),
-        about: "Wrong passwords for one account in a minute. Beyond that PAM is not asked and the client hears: try again later.",
+        key: "auth.account_failures",
+        wants: Wants::Count { least: 0, most: 16 },
+        fallback: Value("4"),
+        about: "How many wrong passwords for one account reach PAM within `account_window`; 0 for no limit of this kind. Beyond that PAM is not asked and the client hears: try again later. Keep it \
+                below what locks an account in the back end, such as the threshold of an Active Directory. With pam_faillock in the service it is lowered by itself.\n\nNetworks where the account \
+                logged in within the last seven days have the last quarter for themselves (at least one where there are two), so that strangers who guess do not shut the owner out. The same wrong \
+                password again is no new guess, and is answered without asking PAM once half of this is used up.",
     },
     Row {
-        key: "auth.account_failures_per_hour",
-        wants: Wants::Count { least: 1, most: 1_000_000 },
-        fallback: Value("20"),
-        about: "The same in an hour.",
+        key: "auth.account_window",
+        wants: Wants::Duration { least: SECOND, most: Duration::from_secs(7 * 86_400) },
+        fallback: Value("30m"),
+        about: "How long a wrong password counts against its account. As long as in the back end, or longer.",
     },
     Row {
         key: "auth.network_failures_per_minute",

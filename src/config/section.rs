@@ -270,6 +270,18 @@ impl<'a> Section<'a> {
         self.or_default(key, value::service)
     }
 
+    pub(super) fn optional_service(&self, key: &str) -> Option<String> {
+        self.parsed(key, value::service)
+    }
+
+    pub(super) fn optional_name(&self, key: &str) -> Option<String> {
+        self.parsed(key, value::name)
+    }
+
+    pub(super) fn listener_name(&self, key: &str) -> Option<String> {
+        self.parsed(key, value::listener_name)
+    }
+
     pub(super) fn login(&self, key: &str) -> Option<String> {
         self.parsed(key, value::login)
     }
@@ -348,6 +360,11 @@ pub(super) fn wanted(row: &Row) -> String {
         Wants::Login => "a user name".to_owned(),
         Wants::Patterns => "a domain such as example.org, .example.org for all below it, or \"*\"".to_owned(),
         Wants::Groups => "the name of a group".to_owned(),
+        Wants::Account => "the name of an account on this host".to_owned(),
+        Wants::Label => "a short name of letters, digits, \".\", \"_\" and \"-\"".to_owned(),
+        Wants::NameRules => {
+            "a rule such as strip-realm=example.org, strip-domain=LAB, add-realm=lab.example, add-domain=LAB, case=lower".to_owned()
+        }
         Wants::Sockets => "an address with a port such as \"127.0.0.1:53\"".to_owned(),
     }
 }

@@ -7,6 +7,8 @@ use std::net::IpAddr;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use pamrelay_authwire::{MAX_LISTENER, NameRule};
+
 use crate::smtp::address::Domain;
 
 /// A number of octets.
@@ -192,6 +194,19 @@ pub(super) fn service(text: &str) -> Result<String, String> {
         return Err("that is the service PAM takes when there is no other; give mail a service of its own".to_owned());
     }
     Ok(text.to_owned())
+}
+
+/// A name for a listener, in logs and in questions to the helper.
+pub(super) fn listener_name(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > MAX_LISTENER || !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
+        return Err(format!("it has something else than letters, digits, \".\", \"_\" and \"-\", or more than {MAX_LISTENER} of them"));
+    }
+    Ok(text.to_owned())
+}
+
+/// How a name is changed before PAM gets it.
+pub(super) fn name_rule(text: &str) -> Result<NameRule, String> {
+    NameRule::parse(text).ok_or_else(|| "there is no such rule".to_owned())
 }
 
 /// A group or login name.

@@ -35,16 +35,16 @@ enum End {
 impl Front {
     /// Serves one client to its end.
     pub(super) async fn serve(self: Arc<Self>, visitor: Visitor) {
-        let Visitor { socket, peer, mode } = visitor;
+        let Visitor { socket, peer, listener, mode } = visitor;
         let _seat = match self.door.enter(peer.ip()) {
             Ok(seat) => seat,
             Err(crowded) => return self.turn_away(socket, peer, mode, crowded).await,
         };
-        let mut client = Client::new(&self.world, peer);
+        let mut client = Client::new(&self.world, peer, listener);
         tracing::debug!(event = "connected", session = %client.id, peer = %peer);
         let (tls, end) = self.talk(socket, mode, &mut client).await;
         let tls = tls.map_or_else(|| "none".to_owned(), |tls| tls.to_string());
-        tracing::info!(event = "session_ended", session = %client.id, peer = %peer.ip(), tls, seconds = client.age().as_secs(), end = %end);
+        tracing::info!(event = "session_ended", session = %client.id, listener = %client.listener, peer = %peer.ip(), tls, seconds = client.age().as_secs(), end = %end);
     }
 
     async fn talk(&self, socket: TcpStream, mode: TlsMode, client: &mut Client<'_>) -> (Option<TlsPeer>, End) {

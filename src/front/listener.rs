@@ -26,6 +26,8 @@ pub enum TlsMode {
 /// A bound address; it is bound before the cage closes.
 #[derive(Debug)]
 pub struct Listener {
+    /// As the configuration and the helper call it.
+    pub name: Arc<str>,
     pub socket: BoundListener,
     pub mode: TlsMode,
 }
@@ -34,11 +36,12 @@ pub struct Listener {
 pub(super) struct Visitor {
     pub socket: TcpStream,
     pub peer: SocketAddr,
+    pub listener: Arc<str>,
     pub mode: TlsMode,
 }
 
 impl Listener {
-    pub fn bind(address: SocketAddr, mode: TlsMode) -> io::Result<Self> {
+    pub fn bind(name: &str, address: SocketAddr, mode: TlsMode) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         if address.is_ipv6() {
@@ -48,17 +51,18 @@ impl Listener {
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
-        Ok(Self { socket: socket.into(), mode })
+        Ok(Self { name: name.into(), socket: socket.into(), mode })
     }
 
     /// Joins the runtime we are in.
     pub(super) fn open(self) -> io::Result<OpenListener> {
-        TcpListener::from_std(self.socket).map(|socket| OpenListener { socket, mode: self.mode })
+        TcpListener::from_std(self.socket).map(|socket| OpenListener { name: self.name, socket, mode: self.mode })
     }
 }
 
 /// A listener that clients are accepted from.
 pub(super) struct OpenListener {
+    name: Arc<str>,
     socket: TcpListener,
     mode: TlsMode,
 }
@@ -77,7 +81,7 @@ impl OpenListener {
                 Ok((socket, peer)) => {
                     // Replies are small and complete: waiting to fill a packet only adds delay.
                     let _ = SockRef::from(&socket).set_tcp_nodelay(true);
-                    tokio::spawn(Arc::clone(&front).serve(Visitor { socket, peer, mode: self.mode }));
+                    tokio::spawn(Arc::clone(&front).serve(Visitor { socket, peer, listener: Arc::clone(&self.name), mode: self.mode }));
                 }
                 Err(error) => {
                     tracing::warn!(event = "accept_failed", error = %error);

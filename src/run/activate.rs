@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Gid, Group, Uid, User, chown};
 
 use super::{FRONT_USER, KEYS_USER, QUEUE_USER};
-use crate::config::{Auth, Config, LowPorts, Mistakes};
+use crate::config::{Auth, Config, Guests, LowPorts, Mistakes};
 
 /// A configuration and the very text it was read from.
 #[derive(Debug)]
@@ -113,19 +113,25 @@ fn replace(path: &Path, text: &str) -> Result<(), ActivateError> {
 
 /// The helper's settings, as `pamrelay-auth` reads them from its environment.
 pub fn auth_env(config: &Config) -> Vec<(&'static str, String)> {
-    let Auth { service, min_uid, groups, deadline, workers, .. } = &config.auth;
+    let Auth { service, names, guests, min_uid, groups, deadline, workers, .. } = &config.auth;
+    let listeners = config.listen.iter().map(|listen| format!("{}={}", listen.name, listen.service.as_ref().unwrap_or(service)));
+    let guest = |part: fn(&Guests) -> &String| guests.as_ref().map(part).cloned().unwrap_or_default();
     let low_ports = match config.auth.low_ports {
         LowPorts::Dropped => "no",
         LowPorts::Needed => "yes",
     };
     vec![
         ("PAMRELAY_SERVICE", service.clone()),
+        ("PAMRELAY_LISTENERS", listeners.collect::<Vec<_>>().join(",")),
+        ("PAMRELAY_NAMES", names.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
+        ("PAMRELAY_GUEST_SERVICE", guest(|guests| &guests.service)),
+        ("PAMRELAY_GUEST_ACCOUNT", guest(|guests| &guests.account)),
         ("PAMRELAY_MIN_UID", min_uid.to_string()),
         ("PAMRELAY_GROUPS", groups.join(",")),
         ("PAMRELAY_DEADLINE_MS", deadline.as_millis().to_string()),
         ("PAMRELAY_WORKERS", workers.to_string()),
-        ("PAMRELAY_ACCOUNT_FAILURES_PER_MINUTE", config.auth.account_failures_per_minute.to_string()),
-        ("PAMRELAY_ACCOUNT_FAILURES_PER_HOUR", config.auth.account_failures_per_hour.to_string()),
+        ("PAMRELAY_ACCOUNT_FAILURES", config.auth.account_failures.to_string()),
+        ("PAMRELAY_ACCOUNT_WINDOW_S", config.auth.account_window.as_secs().max(1).to_string()),
         ("PAMRELAY_PEER_FAILURES_PER_MINUTE", config.auth.network_failures_per_minute.to_string()),
         ("PAMRELAY_FAILURES_PER_SECOND", config.auth.failures_per_second.to_string()),
         // The helper takes no less than a minute.

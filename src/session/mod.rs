@@ -71,6 +71,8 @@ pub enum Step {
     Deny(Secured),
     /// Say 354, read the text, go on with `Receiving::settle`.
     Receive(Receiving),
+    /// An AUTH that comes to no question: say this, and note it.
+    NoLogin(Session, Refusal),
     /// Say this and close.
     Close(Reply),
 }
@@ -161,7 +163,7 @@ impl From<Addressed> for Session {
 mod tests {
     use super::*;
     use crate::auth::Answer;
-    use pamrelay_authwire::{Cause, Outcome, Phase, Reason};
+    use pamrelay_authwire::{Accepted, Cause, Outcome, Phase, Reason};
     use proptest::prelude::*;
 
     const WRONG: Cause = Cause { phase: Phase::Auth, code: 7, reason: Reason::Refused };
@@ -205,10 +207,32 @@ mod tests {
             session = match step {
                 Step::Reply(next, _) => next,
                 Step::Deny(secured) => secured.into(),
+                Step::NoLogin(next, _) => next,
                 Step::StartTls(plain) => plain.into(),
                 Step::Check(checking, _) => checking.settle(Answer::from(Outcome::Reject(WRONG))).0,
                 Step::Receive(_) | Step::Close(_) => return,
             };
+        }
+    }
+
+    #[test]
+    fn what_a_client_hears_of_a_verdict_is_what_the_helper_logs() {
+        let causes: [fn(Cause) -> Outcome; 6] =
+            [Outcome::Reject, Outcome::Throttled, Outcome::MustChange, Outcome::Expired, Outcome::NotPermitted, Outcome::Unavailable];
+        let accepted = Accepted { user: "ann".into(), uid: 1000, groups: vec![], ticket: vec![1] };
+        let outcomes = causes.iter().map(|outcome| outcome(WRONG)).chain([Outcome::Accept(accepted)]);
+        for outcome in outcomes {
+            let tls = TlsPeer { version: "TLS1.3", cipher: String::new() };
+            let greeted = Session::Secured(Plain.secured(tls)).line(Ok(b"EHLO a.example"), &site());
+            let Step::Reply(session, _) = greeted else { panic!("no greeting") };
+            let Step::Check(checking, _) = session.line(Ok(b"AUTH PLAIN AGFubgBzZWNyZXQ="), &site()) else { panic!("no question") };
+            let logged = outcome.kind().reply();
+
+            let (_, reply) = checking.settle(Answer::from(outcome));
+
+            let mut said = String::new();
+            reply.write(&mut said);
+            assert!(said.starts_with(&format!("{logged} ")), "{said} {logged}");
         }
     }
 

@@ -21,7 +21,7 @@ impl Plain {
             Command::Ehlo(_) => answer(self, hello::ehlo(site, Offer::StartTls)),
             Command::Helo(_) => answer(self, Reply::helo(&site.host)),
             Command::StartTls => Step::StartTls(self),
-            Command::Auth { .. } => answer(self, Refusal::AUTH_NEEDS_TLS),
+            Command::Auth { .. } => Step::NoLogin(self.into(), Refusal::AUTH_NEEDS_TLS),
             Command::Noop | Command::Rset => answer(self, Reply::OK),
             Command::Help => answer(self, Reply::HELP),
             Command::Quit => Step::Close(Reply::BYE),

@@ -57,7 +57,7 @@ impl Secured {
             Command::Helo(_) => answer(Self { greeting: Greeting::Helo, ..self }, Reply::helo(&site.host)),
             Command::Auth { mechanism, initial } => match self.greeting {
                 Greeting::Ehlo(hello) => Greeted { tls: self.tls, hello }.auth(mechanism, initial),
-                Greeting::None | Greeting::Helo => answer(self, Refusal::EHLO_FIRST),
+                Greeting::None | Greeting::Helo => Step::NoLogin(self.into(), Refusal::EHLO_FIRST),
             },
             Command::StartTls => answer(self, Refusal::ALREADY_SECURE),
             Command::Noop | Command::Rset => answer(self, Reply::OK),
@@ -91,7 +91,7 @@ impl From<Greeted> for Session {
 impl Greeted {
     fn auth(self, mechanism: &str, initial: Option<&str>) -> Step {
         match (Mechanism::parse(mechanism), initial) {
-            (None, _) => answer(self, Refusal::MECHANISM),
+            (None, _) => Step::NoLogin(self.into(), Refusal::MECHANISM),
             (Some(Mechanism::Plain), None) => Challenged { client: self, awaits: Awaits::Plain }.asks(""),
             (Some(Mechanism::Login), None) => Challenged { client: self, awaits: Awaits::User }.asks(USERNAME_PROMPT),
             (Some(Mechanism::Plain), Some(response)) => Challenged { client: self, awaits: Awaits::Plain }.response(response.as_bytes()),
@@ -124,10 +124,10 @@ impl Challenged {
 
     pub(super) fn response(self, response: &[u8]) -> Step {
         if response.trim_ascii_end() == b"*" {
-            return answer(self.client, Refusal::AUTH_CANCELLED);
+            return Step::NoLogin(self.client.into(), Refusal::AUTH_CANCELLED);
         }
         let Ok(message) = sasl::decode(response) else {
-            return answer(self.client, Refusal::AUTH_MALFORMED);
+            return Step::NoLogin(self.client.into(), Refusal::AUTH_MALFORMED);
         };
         let credentials = match self.awaits {
             Awaits::User => return Self { awaits: Awaits::Password(message), ..self }.asks(PASSWORD_PROMPT),
@@ -136,15 +136,15 @@ impl Challenged {
         };
         match credentials {
             Ok(credentials) => Step::Check(Checking { client: self.client }, credentials),
-            Err(SaslError::Malformed) => answer(self.client, Refusal::AUTH_MALFORMED),
+            Err(SaslError::Malformed) => Step::NoLogin(self.client.into(), Refusal::AUTH_MALFORMED),
             Err(SaslError::Hopeless) => Step::Deny(self.client.into()),
         }
     }
 
     pub(super) fn unreadable(self, fault: LineFault) -> Step {
         match fault {
-            LineFault::TooLong => answer(self.client, Refusal::AUTH_TOO_LONG),
-            LineFault::BareLineEnd => answer(self.client, Refusal::BARE_LINE_END),
+            LineFault::TooLong => Step::NoLogin(self.client.into(), Refusal::AUTH_TOO_LONG),
+            LineFault::BareLineEnd => Step::NoLogin(self.client.into(), Refusal::BARE_LINE_END),
             LineFault::Endless => Step::Close(Refusal::ENDLESS_LINE.into()),
         }
     }
@@ -161,7 +161,7 @@ impl Checking {
     pub fn settle(self, verdict: Answer) -> (Session, Reply) {
         let refusal = match verdict {
             Answer::Accept(user) => return (self.client.authenticated(user).into(), Reply::AUTHENTICATED),
-            Answer::Reject(_) => Refusal::CREDENTIALS,
+            Answer::Reject(_) | Answer::Unaskable(_) => Refusal::CREDENTIALS,
             Answer::MustChange(_) => Refusal::MUST_CHANGE,
             Answer::Expired(_) => Refusal::EXPIRED,
             Answer::NotPermitted(_) => Refusal::NOT_PERMITTED,

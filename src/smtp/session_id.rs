@@ -13,11 +13,22 @@ impl SessionId {
         aws_lc_rs::rand::fill(&mut bytes).expect("the library's generator never runs dry once seeded");
         Self(u64::from_le_bytes(bytes))
     }
+
+    /// Reads what is shown.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.bytes().map(|digit| ALPHABET.iter().position(|known| *known == digit.to_ascii_lowercase()));
+        let number = digits.enumerate().try_fold(0u64, |number, (at, digit)| {
+            let digit = u64::try_from(digit?).ok()?;
+            (at > 0 || digit < 16).then_some(number << 5 | digit) // the first has four bits
+        })?;
+        (text.len() == 13).then_some(Self(number))
+    }
 }
+
+const ALPHABET: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
 
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const ALPHABET: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
         for digit in (0..13).rev() {
             let five = (self.0 >> (digit * 5)) & 0x1f;
             write!(f, "{}", char::from(ALPHABET[five as usize]))?;
@@ -41,5 +52,15 @@ mod tests {
         assert_eq!(SessionId(0).to_string(), "0000000000000");
         assert_eq!(SessionId(u64::MAX).to_string(), "fvvvvvvvvvvvv");
         assert_eq!(SessionId(33).to_string(), "0000000000011");
+    }
+
+    #[test]
+    fn is_read_as_it_is_shown() {
+        for number in [0, 33, u64::MAX, 0x0123_4567_89ab_cdef] {
+            assert_eq!(SessionId::parse(&SessionId(number).to_string()), Some(SessionId(number)));
+        }
+        for text in ["", "0", "00000000000111", "000000000001z", "gvvvvvvvvvvvv", "00000000000-1"] {
+            assert_eq!(SessionId::parse(text), None, "{text}");
+        }
     }
 }

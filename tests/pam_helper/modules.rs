@@ -122,8 +122,8 @@ root_test! {
             ("shout", "text=\"xxxxxxxxxx"),
             ("lines", "text=\"one line of many | one line of many"),
             ("crlf", "text=\"first  event=login verdict=accept  535 last\""),
-            ("null-text", "account=\"hanger\" uid=20012 role=auth"),
-            ("print=CHATTER", "account=\"hanger\" uid=20012 role=auth"),
+            ("null-text", "account=\"hanger\" uid=20012 service=smtp reply=\"235 2.7.0\" role=auth"),
+            ("print=CHATTER", "account=\"hanger\" uid=20012 service=smtp reply=\"235 2.7.0\" role=auth"),
         ] {
             let played = plays(how);
 
@@ -337,7 +337,7 @@ root_test! {
     fn nothing_keeps_a_helper_that_is_asked_to_end() {
         for how in ["deaf=60", "handler=60", "stop", "loop"] {
             let mut helper = Stage::misbehaving(&format!("{how} for=hanger"), "-DPLAIN").start();
-            let frame = Question { id: 1, session: 1, peer: [0; 16], user: b"hanger", password: b"right" }.encode().unwrap();
+            let frame = Question { id: 1, session: 1, peer: [0; 16], listener: "", user: b"hanger", password: b"right" }.encode().unwrap();
             let mut hung = UnixStream::connect(&helper.socket).unwrap();
             hung.write_all(frame.as_bytes()).unwrap();
             let worker = helper.worker();

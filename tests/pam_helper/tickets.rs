@@ -12,7 +12,7 @@ use std::time::Duration;
 use aws_lc_rs::hmac;
 use jiff::tz::TimeZone;
 use nix::libc;
-use pamrelay::auth;
+use pamrelay::auth::{self, Visit};
 use pamrelay::handoff::{Answer, HandoffError, Limits, Opening, Pool, Proof, Refused};
 use pamrelay::message::trace::{Protocol, Trace};
 use pamrelay::queue::control::{Client, Entry, Filter};
@@ -81,7 +81,9 @@ impl Wall {
         let answer = by(FRONT, async move {
             let client = auth::Helper::new(socket, Duration::from_secs(10));
             let password = Zeroizing::new(b"right".to_vec());
-            client.ask(SESSION, IpAddr::V4(Ipv4Addr::LOCALHOST), user.as_bytes(), password.into()).await
+            client
+                .ask(Visit { session: SESSION, peer: IpAddr::V4(Ipv4Addr::LOCALHOST), listener: "" }, user.as_bytes(), password.into())
+                .await
         });
         let auth::Answer::Accept(identity) = answer else { panic!("{answer:?}") };
         Ticket::decode(identity.ticket()).unwrap()

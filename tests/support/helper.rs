@@ -32,7 +32,7 @@ pub(crate) fn start(socket: &Path, tickets: &Path) {
 
 fn answer(mut stream: UnixStream) {
     let mut frame = QuestionFrame::empty();
-    while !matches!(Question::frame_len(frame.as_bytes()), FrameLen::Known(length) if length == frame.as_bytes().len()) {
+    while !matches!(FrameLen::of(frame.as_bytes()), FrameLen::Known(length) if length == frame.as_bytes().len()) {
         let count = stream.read(frame.room()).unwrap();
         if count == 0 {
             return;

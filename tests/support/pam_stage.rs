@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use pamrelay_authwire::{Outcome, Question, Verdict};
+use pamrelay_authwire::{Order, Outcome, Question, Statement, Verdict};
 
 /// yescrypt, cost as Debian sets it, of `right horse`.
 const YESCRYPT: &str = "$y$j9T$F5Jx5fExrKuPp53xLKQ..1$B8I0wwyZTHLFTqqXOesUXnz29MB9VmzCuQzNnXgIYoB";
@@ -204,8 +204,23 @@ impl Helper {
 
     /// Asks for a client at this address.
     pub(crate) fn asks_from(&self, peer: &str, user: &[u8], password: &[u8]) -> Outcome {
+        self.asks_all(peer, "", user, password)
+    }
+
+    /// Asks for a client of this listener.
+    pub(crate) fn asks_on(&self, listener: &str, user: &str, password: &str) -> Outcome {
+        self.asks_all("192.0.2.25", listener, user.as_bytes(), password.as_bytes())
+    }
+
+    /// What root asks of the helper itself.
+    pub(crate) fn orders(&self, order: &Order) -> Statement {
+        let answer = self.sends(&order.encode().unwrap());
+        Statement::decode(&answer).unwrap_or_else(|| panic!("no statement: {answer:?}\n{}", self.log()))
+    }
+
+    fn asks_all(&self, peer: &str, listener: &str, user: &[u8], password: &[u8]) -> Outcome {
         let peer = Question::peer_bytes(peer.parse::<IpAddr>().unwrap());
-        let frame = Question { id: 77, session: 42, peer, user, password }.encode().unwrap();
+        let frame = Question { id: 77, session: 42, peer, listener, user, password }.encode().unwrap();
         let answer = self.sends(frame.as_bytes());
         let verdict = Verdict::decode(&answer).unwrap_or_else(|| panic!("no verdict: {answer:?}\n{}", self.log()));
         assert_eq!(verdict.id, 77);

@@ -47,7 +47,8 @@ impl Relay {
         keys(&at("certs"), &at("keys"));
         helper::start(&at("auth"), &at("tickets"));
         let queued = queue(directory.path());
-        let listeners = [TlsMode::StartTls, TlsMode::Implicit].map(|mode| Listener::bind("127.0.0.1:0".parse().unwrap(), mode).unwrap());
+        let listeners =
+            [TlsMode::StartTls, TlsMode::Implicit].map(|mode| Listener::bind("submission", "127.0.0.1:0".parse().unwrap(), mode).unwrap());
         let [starttls, implicit] = [0, 1].map(|at: usize| listeners[at].socket.local_addr().unwrap());
         let settings = FrontSettings {
             site: Site { host: HOST.into(), domain: Domain::parse(HOST).unwrap(), message_size: 100_000, recipients: 3 },

@@ -40,6 +40,12 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(self.bytes(usize::from(len))?).ok()
     }
 
+    /// A text of at most 65,535 bytes behind its length.
+    pub(crate) fn long(&mut self) -> Option<&'a str> {
+        let len = self.u16()?;
+        std::str::from_utf8(self.bytes(usize::from(len))?).ok()
+    }
+
     /// `Some` only when nothing is left: bytes behind a frame make it another frame.
     pub(crate) fn end(self) -> Option<()> {
         self.0.is_empty().then_some(())
@@ -49,6 +55,13 @@ impl<'a> Reader<'a> {
 /// Appends a text of at most 255 bytes behind its length.
 pub(crate) fn put_text(out: &mut Vec<u8>, text: &str) -> Option<()> {
     out.push(u8::try_from(text.len()).ok()?);
+    out.extend_from_slice(text.as_bytes());
+    Some(())
+}
+
+/// Appends a text of at most 65,535 bytes behind its length.
+pub(crate) fn put_long(out: &mut Vec<u8>, text: &str) -> Option<()> {
+    out.extend_from_slice(&u16::try_from(text.len()).ok()?.to_le_bytes());
     out.extend_from_slice(text.as_bytes());
     Some(())
 }

@@ -1,10 +1,12 @@
 //! The question: may this user, with this password, from this address, send?
 //!
 //! ```text
-//! 0 version  1 kind  2 user length  4 password length  6 id  14 session  22 peer  38 user, password
+//! 0 version  1 kind  2 user length  4 password length  6 id  14 session  22 peer  38 listener length
+//! 39 listener, user, password
 //! ```
 //!
-//! Numbers are little-endian, the peer is an IPv6 address (IPv4 as `::ffff:a.b.c.d`), never a name.
+//! Numbers are little-endian, the peer is an IPv6 address (IPv4 as `::ffff:a.b.c.d`), never a name. The listener
+//! is named, not the PAM service: which service that means is the helper's own to know.
 //! Invariant: the password exists only in a [`QuestionFrame`], which is wiped when dropped and never
 //! grows; a decoded [`Question`] borrows from it.
 
@@ -12,17 +14,19 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::cursor::Reader;
-use crate::{VERSION, wipe};
+use crate::order::Order;
+use crate::{ORDER, QUESTION, VERSION, wipe};
 
 /// The longest account name, in bytes.
 pub const MAX_USER: usize = 255;
 /// The longest password that is carried; longer ones are wrong without asking.
 pub const MAX_PASSWORD: usize = 1023;
+/// The longest name of a listener.
+pub const MAX_LISTENER: usize = 63;
 /// The longest frame: neither side reads or holds more for one question.
-pub const MAX_QUESTION: usize = 1300;
+pub const MAX_QUESTION: usize = HEADER + MAX_LISTENER + MAX_USER + MAX_PASSWORD;
 
-const KIND: u8 = 1;
-const HEADER: usize = 38;
+const HEADER: usize = 39;
 
 /// What a frame says. The helper checks every field again; nothing in it is believed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -33,6 +37,8 @@ pub struct Question<'a> {
     pub session: u64,
     /// The client's address, IPv4 mapped into IPv6.
     pub peer: [u8; 16],
+    /// The listener that the client came to; empty for none in particular.
+    pub listener: &'a str,
     pub user: &'a [u8],
     pub password: &'a [u8],
 }
@@ -48,23 +54,47 @@ pub enum FrameLen {
     Malformed,
 }
 
+impl FrameLen {
+    /// Judges the beginning of a frame, so that a reader knows when to stop or give up.
+    pub fn of(start: &[u8]) -> Self {
+        let mut rest = Reader(start);
+        match (rest.u8(), rest.u8()) {
+            (Some(VERSION), Some(QUESTION)) => Self::of_question(rest),
+            (Some(VERSION), Some(ORDER)) => Order::frame_len(start),
+            (None | Some(VERSION), None) => Self::Unknown,
+            (Some(_) | None, _) => Self::Malformed,
+        }
+    }
+
+    fn of_question(mut rest: Reader<'_>) -> Self {
+        let (Some(user), Some(password)) = (rest.u16(), rest.u16()) else { return Self::Unknown };
+        let (user, password) = (usize::from(user), usize::from(password));
+        if user > MAX_USER || password > MAX_PASSWORD {
+            return Self::Malformed;
+        }
+        let Some(listener) = rest.bytes(32).and_then(|_| rest.u8()).map(usize::from) else { return Self::Unknown };
+        if listener > MAX_LISTENER { Self::Malformed } else { Self::Known(HEADER + listener + user + password) }
+    }
+}
+
 impl<'a> Question<'a> {
     /// The bytes to send, or `None` if user or password are too long to be right.
     pub fn encode(&self) -> Option<QuestionFrame> {
-        let (user, password) = (self.user, self.password);
-        let len = HEADER.checked_add(user.len())?.checked_add(password.len())?;
-        if user.len() > MAX_USER || password.len() > MAX_PASSWORD || len > MAX_QUESTION {
+        let (listener, user, password) = (self.listener.as_bytes(), self.user, self.password);
+        if listener.len() > MAX_LISTENER || user.len() > MAX_USER || password.len() > MAX_PASSWORD {
             return None;
         }
 
         let mut frame = QuestionFrame::empty();
         for part in [
-            &[VERSION, KIND][..],
+            &[VERSION, QUESTION][..],
             &u16::try_from(user.len()).ok()?.to_le_bytes(),
             &u16::try_from(password.len()).ok()?.to_le_bytes(),
             &self.id.to_le_bytes(),
             &self.session.to_le_bytes(),
             &self.peer,
+            &[u8::try_from(listener.len()).ok()?],
+            listener,
             user,
             password,
         ] {
@@ -75,17 +105,18 @@ impl<'a> Question<'a> {
 
     /// Reads exactly one frame; a byte too few, too many or unknown is `None`.
     pub fn decode(frame: &'a [u8]) -> Option<Self> {
-        if Self::frame_len(frame) != FrameLen::Known(frame.len()) {
+        let mut rest = Reader(frame);
+        if rest.u8()? != VERSION || rest.u8()? != QUESTION || FrameLen::of(frame) != FrameLen::Known(frame.len()) {
             return None;
         }
-        let mut rest = Reader(frame);
-        rest.bytes(2)?; // version and kind, judged by `frame_len`
         let user_len = rest.u16()?;
         let password_len = rest.u16()?;
+        let (id, session, peer) = (rest.u64()?, rest.u64()?, rest.array()?);
         let question = Self {
-            id: rest.u64()?,
-            session: rest.u64()?,
-            peer: rest.array()?,
+            id,
+            session,
+            peer,
+            listener: rest.text()?,
             user: rest.bytes(usize::from(user_len))?,
             password: rest.bytes(usize::from(password_len))?,
         };
@@ -93,30 +124,14 @@ impl<'a> Question<'a> {
         Some(question)
     }
 
-    /// Judges the beginning of a frame, so that a reader knows when to stop or give up.
-    pub fn frame_len(start: &[u8]) -> FrameLen {
-        let mut rest = Reader(start);
-        for expected in [VERSION, KIND] {
-            match rest.u8() {
-                None => return FrameLen::Unknown,
-                Some(found) if found != expected => return FrameLen::Malformed,
-                Some(_) => {}
-            }
-        }
-        let (Some(user), Some(password)) = (rest.u16(), rest.u16()) else {
-            return FrameLen::Unknown;
-        };
-        let (user, password) = (usize::from(user), usize::from(password));
-        let len = HEADER + user + password;
-        if user > MAX_USER || password > MAX_PASSWORD || len > MAX_QUESTION {
-            return FrameLen::Malformed;
-        }
-        FrameLen::Known(len)
-    }
-
     /// The peer as it is logged and given to PAM: an IPv4 address in its own form.
     pub fn peer_addr(&self) -> IpAddr {
-        Ipv6Addr::from(self.peer).to_canonical()
+        Self::address(self.peer)
+    }
+
+    /// An address from what a frame carries.
+    pub fn address(octets: [u8; 16]) -> IpAddr {
+        Ipv6Addr::from(octets).to_canonical()
     }
 
     /// An address as the frame carries it.
@@ -134,6 +149,7 @@ impl fmt::Debug for Question<'_> {
             .field("id", &self.id)
             .field("session", &self.session)
             .field("peer", &self.peer_addr())
+            .field("listener", &self.listener)
             .field("user", &String::from_utf8_lossy(self.user))
             .field("password", &"(hidden)")
             .finish()
@@ -190,12 +206,12 @@ mod tests {
 
     fn question<'a>(user: &'a [u8], password: &'a [u8]) -> Question<'a> {
         let peer = Question::peer_bytes("192.0.2.7".parse().unwrap());
-        Question { id: 7, session: u64::MAX, peer, user, password }
+        Question { id: 7, session: u64::MAX, peer, listener: "submission", user, password }
     }
 
     #[test]
     fn comes_back_as_it_was() {
-        for (user, password) in [(&b"alice"[..], &b"secret"[..]), (b"", b""), (b"\xff\x00", &[b'x'; 1007])] {
+        for (user, password) in [(&b"alice"[..], &b"secret"[..]), (b"", b""), (&[0xff; MAX_USER], &[b'x'; MAX_PASSWORD])] {
             let frame = question(user, password).encode().unwrap();
 
             assert_eq!(Question::decode(frame.as_bytes()), Some(question(user, password)));
@@ -211,7 +227,8 @@ mod tests {
     fn what_is_too_long_is_not_sent() {
         assert!(question(&[b'u'; 256], b"x").encode().is_none());
         assert!(question(b"u", &[b'p'; 1024]).encode().is_none());
-        assert!(question(&[b'u'; 255], &[b'p'; 1023]).encode().is_none(), "the frame as a whole is bounded too");
+        let listener = "l".repeat(MAX_LISTENER + 1);
+        assert!(Question { listener: &listener, ..question(b"u", b"p") }.encode().is_none());
     }
 
     #[test]
@@ -231,7 +248,7 @@ mod tests {
         let altered = |at: usize, to: &[u8]| {
             let mut bytes = frame.as_bytes().to_vec();
             bytes[at..at + to.len()].copy_from_slice(to);
-            Question::frame_len(&bytes)
+            FrameLen::of(&bytes)
         };
 
         assert_eq!(altered(0, &[2]), FrameLen::Malformed);
@@ -242,8 +259,10 @@ mod tests {
         for password in [1024u16, 0x7fff, 0xffff] {
             assert_eq!(altered(4, &password.to_le_bytes()), FrameLen::Malformed);
         }
-        assert_eq!(Question::frame_len(&[VERSION]), FrameLen::Unknown);
-        assert_eq!(Question::frame_len(b"GET / HTTP/1.1"), FrameLen::Malformed);
+        assert_eq!(altered(38, &[64]), FrameLen::Malformed);
+        assert_eq!(FrameLen::of(&[VERSION]), FrameLen::Unknown);
+        assert_eq!(FrameLen::of(&frame.as_bytes()[..38]), FrameLen::Unknown);
+        assert_eq!(FrameLen::of(b"GET / HTTP/1.1"), FrameLen::Malformed);
     }
 
     #[test]

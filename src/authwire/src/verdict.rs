@@ -78,11 +78,11 @@ macro_rules! words {
         pub enum $name { $($(#[$doc])* $variant,)+ }
 
         impl $name {
-            fn byte(self) -> u8 {
+            pub(crate) fn byte(self) -> u8 {
                 match self { $(Self::$variant => $byte,)+ }
             }
 
-            fn from_byte(byte: u8) -> Option<Self> {
+            pub(crate) fn from_byte(byte: u8) -> Option<Self> {
                 match byte { $($byte => Some(Self::$variant),)+ _ => None }
             }
 
@@ -168,21 +168,58 @@ words! {
         Fault = 21 "fault",
         /// Too many failures from the client's network.
         PeerFailures = 22 "peer-failures",
+        /// The same wrong password as before: PAM's answer is still known.
+        SameAgain = 23 "same-again",
+        /// The guest service does not answer for people with an account on this host.
+        NoGuest = 24 "no-guest",
+        /// The helper knows no listener of this name.
+        NoListener = 25 "no-listener",
+    }
+}
+
+words! {
+    /// An outcome without its particulars.
+    OutcomeKind {
+        Accept = 1 "accept",
+        Reject = 2 "reject",
+        Throttled = 3 "throttled",
+        MustChange = 4 "must-change",
+        Expired = 5 "expired",
+        NotPermitted = 6 "not-permitted",
+        Unavailable = 7 "unavailable",
+    }
+}
+
+impl OutcomeKind {
+    /// What the client hears: reply code and enhanced status (RFC 4954 §6). Whatever a guesser may not tell apart has
+    /// one and the same.
+    pub fn reply(self) -> &'static str {
+        match self {
+            Self::Accept => "235 2.7.0",
+            Self::Reject | Self::MustChange => "535 5.7.8",
+            Self::Expired => "535 5.7.13",
+            Self::NotPermitted => "535 5.7.1",
+            Self::Throttled | Self::Unavailable => "454 4.7.0",
+        }
     }
 }
 
 impl Outcome {
+    pub fn kind(&self) -> OutcomeKind {
+        match self {
+            Self::Accept(_) => OutcomeKind::Accept,
+            Self::Reject(_) => OutcomeKind::Reject,
+            Self::Throttled(_) => OutcomeKind::Throttled,
+            Self::MustChange(_) => OutcomeKind::MustChange,
+            Self::Expired(_) => OutcomeKind::Expired,
+            Self::NotPermitted(_) => OutcomeKind::NotPermitted,
+            Self::Unavailable(_) => OutcomeKind::Unavailable,
+        }
+    }
+
     /// The word in the log.
     pub fn word(&self) -> &'static str {
-        match self {
-            Self::Accept(_) => "accept",
-            Self::Reject(_) => "reject",
-            Self::Throttled(_) => "throttled",
-            Self::MustChange(_) => "must-change",
-            Self::Expired(_) => "expired",
-            Self::NotPermitted(_) => "not-permitted",
-            Self::Unavailable(_) => "unavailable",
-        }
+        self.kind().word()
     }
 
     /// Why it is not an accept.
@@ -197,24 +234,12 @@ impl Outcome {
             | Self::Unavailable(cause) => Some(cause),
         }
     }
-
-    fn byte(&self) -> u8 {
-        match self {
-            Self::Accept(_) => 1,
-            Self::Reject(_) => 2,
-            Self::Throttled(_) => 3,
-            Self::MustChange(_) => 4,
-            Self::Expired(_) => 5,
-            Self::NotPermitted(_) => 6,
-            Self::Unavailable(_) => 7,
-        }
-    }
 }
 
 impl Verdict {
     /// The bytes to send, or `None` if a name or the ticket is longer than any can be.
     pub fn encode(&self) -> Option<Vec<u8>> {
-        let mut out = vec![VERSION, self.outcome.byte(), 0, 0];
+        let mut out = vec![VERSION, self.outcome.kind().byte(), 0, 0];
         out.extend_from_slice(&self.id.to_le_bytes());
         match &self.outcome {
             Outcome::Accept(accepted) => accepted.encode(&mut out)?,
@@ -239,20 +264,19 @@ impl Verdict {
         if rest.u8()? != VERSION {
             return None;
         }
-        let outcome = rest.u8()?;
+        let outcome = OutcomeKind::from_byte(rest.u8()?)?;
         if usize::from(rest.u16()?) != rest.0.len() {
             return None;
         }
         let id = rest.u64()?;
         let outcome = match outcome {
-            1 => Outcome::Accept(Accepted::decode(&mut rest)?),
-            2 => Outcome::Reject(Cause::decode(&mut rest)?),
-            3 => Outcome::Throttled(Cause::decode(&mut rest)?),
-            4 => Outcome::MustChange(Cause::decode(&mut rest)?),
-            5 => Outcome::Expired(Cause::decode(&mut rest)?),
-            6 => Outcome::NotPermitted(Cause::decode(&mut rest)?),
-            7 => Outcome::Unavailable(Cause::decode(&mut rest)?),
-            _ => return None,
+            OutcomeKind::Accept => Outcome::Accept(Accepted::decode(&mut rest)?),
+            OutcomeKind::Reject => Outcome::Reject(Cause::decode(&mut rest)?),
+            OutcomeKind::Throttled => Outcome::Throttled(Cause::decode(&mut rest)?),
+            OutcomeKind::MustChange => Outcome::MustChange(Cause::decode(&mut rest)?),
+            OutcomeKind::Expired => Outcome::Expired(Cause::decode(&mut rest)?),
+            OutcomeKind::NotPermitted => Outcome::NotPermitted(Cause::decode(&mut rest)?),
+            OutcomeKind::Unavailable => Outcome::Unavailable(Cause::decode(&mut rest)?),
         };
         rest.end()?;
         Some(Self { id, outcome })
@@ -293,13 +317,13 @@ impl Accepted {
 }
 
 impl Cause {
-    fn encode(self, out: &mut Vec<u8>) {
+    pub(crate) fn encode(self, out: &mut Vec<u8>) {
         out.push(self.phase.byte());
         out.extend_from_slice(&self.code.to_le_bytes());
         out.push(self.reason.byte());
     }
 
-    fn decode(rest: &mut Reader<'_>) -> Option<Self> {
+    pub(crate) fn decode(rest: &mut Reader<'_>) -> Option<Self> {
         Some(Self { phase: Phase::from_byte(rest.u8()?)?, code: rest.i32()?, reason: Reason::from_byte(rest.u8()?)? })
     }
 }
@@ -345,6 +369,9 @@ mod tests {
         }
         for &reason in Reason::ALL {
             assert_eq!(Reason::from_byte(reason.byte()), Some(reason));
+        }
+        for &kind in OutcomeKind::ALL {
+            assert_eq!(OutcomeKind::from_byte(kind.byte()), Some(kind));
         }
     }
 

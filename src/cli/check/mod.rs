@@ -64,7 +64,8 @@ impl fmt::Display for Finding {
 /// What can be seen on this host, without asking the network.
 pub fn system(config: &Config) -> Vec<Finding> {
     let mut findings = places::accounts();
-    findings.extend(places::pam_service(&config.auth.service));
+    findings.extend(config.services().into_iter().flat_map(places::pam_service));
+    findings.extend(places::guests(config));
     findings.extend(certificates::look(config));
     findings.extend(places::directories(config));
     findings.extend(places::beyond_the_unit(config));

@@ -82,6 +82,31 @@ pub(super) fn pam_service(service: &str) -> Vec<Finding> {
     findings
 }
 
+/// The account that guests have in common: it must be there, not root's, and not one that may not send.
+pub(super) fn guests(config: &Config) -> Vec<Finding> {
+    let Some(guests) = &config.auth.guests else { return Vec::new() };
+    let name = &guests.account;
+    let mend = format!(
+        "make it: useradd --system --user-group --no-create-home --shell /usr/sbin/nologin --uid NUMBER {name}, with a number from auth.min_uid up"
+    );
+    match User::from_name(name) {
+        Ok(Some(account)) if account.uid.is_root() => vec![Finding::fault(format!("auth.guest_account {name} is root's"), mend)],
+        Ok(Some(account)) if account.uid.as_raw() < config.auth.min_uid => {
+            let what = format!(
+                "auth.guest_account {name} has the uid {}, below auth.min_uid ({}): no guest could send",
+                account.uid, config.auth.min_uid
+            );
+            vec![Finding::fault(what, mend)]
+        }
+        Ok(Some(_)) => Vec::new(),
+        Ok(None) => vec![Finding::fault(format!("there is no account {name}, which auth.guest_account names"), mend)],
+        Err(error) => vec![Finding::fault(
+            format!("the name service cannot say whether there is an account {name}: {error}"),
+            format!("getent passwd {name}"),
+        )],
+    }
+}
+
 /// Whether a service file says anything about a phase, itself or by `@include`.
 fn has_phase(text: &str, phase: &str) -> bool {
     text.lines().map(str::trim_start).filter(|line| !line.starts_with('#')).any(|line| {

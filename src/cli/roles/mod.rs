@@ -59,7 +59,8 @@ fn bind(listen: &Listen) -> Result<Listener, Failure> {
         ListenTls::Starttls => TlsMode::StartTls,
         ListenTls::Implicit => TlsMode::Implicit,
     };
-    let listener = Listener::bind(listen.address, mode).map_err(|error| failed(format!("cannot listen on {}: {error}", listen.address)))?;
+    let listener = Listener::bind(&listen.name, listen.address, mode)
+        .map_err(|error| failed(format!("cannot listen on {}: {error}", listen.address)))?;
     // Port 0 is any port, and somebody wants to know which.
     let address = listener.socket.local_addr().map_or_else(|_| listen.address.to_string(), |address| address.to_string());
     tracing::info!(event = "listening", address, tls = %listen.tls);

@@ -1,38 +1,63 @@
 //! Who PAM's user is on this machine: the name service's word on name, uid and groups.
 //!
 //! Invariant: an account that comes out of here is not root, is at least `min_uid`, and is in one of the
-//! configured groups if there are any. A name service that cannot answer is a fault, never a refusal.
+//! configured groups if there are any; a guest has the name of nobody on this host. A name service that cannot answer
+//! is a fault, never a refusal.
 
 use std::ffi::CString;
 
 use nix::unistd::{Gid, Group, User, getgrouplist};
 use pamrelay_authwire::{Accepted, Cause, MAX_NAME, Outcome, Phase, Reason};
 
-use crate::settings::Rules;
+use crate::rules::{Guests, Rules};
+
+/// Whether the host knows this name.
+pub(crate) fn is_known(name: &str) -> Result<bool, Outcome> {
+    look_up(name).map(|user| user.is_some())
+}
 
 /// Looks up the name that PAM gave back after both phases.
 pub(crate) fn identify(pam_user: Option<CString>, rules: &Rules) -> Result<Accepted, Outcome> {
-    let name = pam_user.and_then(|name| name.into_string().ok()).ok_or_else(|| unavailable(Reason::NoSuchUid))?;
-    let user = match User::from_name(&name) {
-        Ok(Some(user)) => user,
-        Ok(None) => return Err(unavailable(Reason::NoSuchUid)),
-        Err(_) => return Err(unavailable(Reason::Fault)),
-    };
+    let name = text(pam_user)?;
+    let user = look_up(&name)?.ok_or_else(|| unavailable(Reason::NoSuchUid))?;
     if user.uid.is_root() {
         return Err(Outcome::Reject(cause(Reason::Root))); // told like a wrong password
     }
+    // The account's own spelling: directories take many forms and cases for one and the same uid.
+    permitted(user.name.clone(), &user, rules)
+}
+
+/// The same for somebody whom the host does not know: the name is PAM's, the uid and the groups are of the account
+/// that guests have in common.
+pub(crate) fn identify_guest(pam_user: Option<CString>, guests: &Guests, rules: &Rules) -> Result<Accepted, Outcome> {
+    let name = text(pam_user)?;
+    if is_known(&name)? {
+        return Err(Outcome::Reject(cause(Reason::NoGuest)));
+    }
+    let account = look_up(&guests.account)?.filter(|account| !account.uid.is_root()).ok_or_else(|| unavailable(Reason::NoSuchUid))?;
+    permitted(name, &account, rules)
+}
+
+fn permitted(name: String, user: &User, rules: &Rules) -> Result<Accepted, Outcome> {
     if user.uid.as_raw() < rules.min_uid {
         return Err(Outcome::NotPermitted(cause(Reason::BelowMinUid)));
     }
-    let groups = memberships(&user, &rules.groups)?;
+    let groups = memberships(user, &rules.groups)?;
     if groups.is_empty() && !rules.groups.is_empty() {
         return Err(Outcome::NotPermitted(cause(Reason::NotInGroups)));
     }
-    // The account's own spelling: directories take many forms and cases for one and the same uid.
-    if user.name.is_empty() || user.name.len() > MAX_NAME || user.name.contains(char::is_control) {
+    if name.is_empty() || name.len() > MAX_NAME || name.contains(char::is_control) {
         return Err(unavailable(Reason::Fault));
     }
-    Ok(Accepted { user: user.name, uid: user.uid.as_raw(), groups, ticket: Vec::new() })
+    Ok(Accepted { user: name, uid: user.uid.as_raw(), groups, ticket: Vec::new() })
+}
+
+fn text(pam_user: Option<CString>) -> Result<String, Outcome> {
+    pam_user.and_then(|name| name.into_string().ok()).ok_or_else(|| unavailable(Reason::NoSuchUid))
+}
+
+fn look_up(name: &str) -> Result<Option<User>, Outcome> {
+    User::from_name(name).map_err(|_| unavailable(Reason::Fault))
 }
 
 fn memberships(user: &User, configured: &[String]) -> Result<Vec<String>, Outcome> {
@@ -64,7 +89,7 @@ mod tests {
     use super::*;
 
     fn rules(min_uid: u32, groups: &[&str]) -> Rules {
-        Rules { service: "smtp".into(), min_uid, groups: groups.iter().map(|g| (*g).to_owned()).collect(), worker_memory_mib: 512 }
+        Rules::plain(min_uid, groups)
     }
 
     fn reason(result: Result<Accepted, Outcome>) -> (&'static str, Reason) {
@@ -90,6 +115,21 @@ mod tests {
 
         assert_eq!(identify(daemon(), &rules(1, &["daemon", "root", "no-such-group"])).unwrap().groups, ["daemon"]);
         assert_eq!(reason(identify(daemon(), &rules(1, &["root"]))), ("not-permitted", Reason::NotInGroups));
+    }
+
+    #[test]
+    fn guests_have_their_own_name_and_the_uid_of_their_account() {
+        let guests = |account: &str| Guests { service: "smtp-guests".into(), account: account.into() };
+        let identify = |name: &std::ffi::CStr, account: &str, rules| identify_guest(Some(name.to_owned()), &guests(account), &rules);
+
+        let guest = identify(c"friend@example.org", "daemon", rules(1, &[])).unwrap();
+        assert_eq!((guest.user.as_str(), guest.uid), ("friend@example.org", 1));
+        assert_eq!(reason(identify(c"daemon", "daemon", rules(1, &[]))), ("reject", Reason::NoGuest));
+        assert_eq!(reason(identify(c"root", "daemon", rules(1, &[]))), ("reject", Reason::NoGuest));
+        assert_eq!(reason(identify(c"friend", "daemon", rules(1000, &[]))), ("not-permitted", Reason::BelowMinUid));
+        assert_eq!(reason(identify(c"friend", "daemon", rules(1, &["root"]))), ("not-permitted", Reason::NotInGroups));
+        assert_eq!(reason(identify(c"friend", "root", rules(1, &[]))), ("unavailable", Reason::NoSuchUid));
+        assert_eq!(reason(identify(c"friend", "no-such-user-here", rules(1, &[]))), ("unavailable", Reason::NoSuchUid));
     }
 
     #[test]

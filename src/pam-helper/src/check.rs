@@ -5,31 +5,35 @@
 
 use std::ffi::CString;
 
-use pamrelay_authwire::{MAX_USER, Question, Reason};
+use pamrelay_authwire::{MAX_USER, NameRule, Question, Reason, rewrite};
 
 /// From 512 bytes on pam_unix answers "wrong" without hashing (and the time shows it).
 const LONGEST_PASSWORD: usize = 511;
 
-/// The name as PAM will get it, or why it never will.
-pub(crate) fn admissible(question: &Question<'_>) -> Result<CString, Reason> {
-    let name = std::str::from_utf8(question.user).map_err(|_| Reason::BadName)?;
-    let bad = name.is_empty()
-        || name.len() > MAX_USER
-        || name.starts_with('-')
-        || name.trim() != name // some directories drop blanks: a second spelling of one account
-        || name.contains("  ")
-        || name.contains(|c: char| c.is_control() || matches!(c, '/' | ':' | '\u{2028}' | '\u{2029}' | '\u{fffe}' | '\u{ffff}'));
-    if bad {
-        return Err(Reason::BadName);
-    }
-    if name == "root" {
+/// The name as PAM will get it, made by the rules from what was typed, or why it never will.
+pub(crate) fn admissible(question: &Question<'_>, rules: &[NameRule]) -> Result<CString, Reason> {
+    let typed = name(question.user)?;
+    let asked = rewrite(rules, typed);
+    let asked = name(asked.as_bytes())?;
+    if asked == "root" {
         return Err(Reason::Root);
     }
     // An empty password is nobody's: accounts without one are refused.
     if question.password.is_empty() || question.password.len() > LONGEST_PASSWORD || question.password.contains(&0) {
         return Err(Reason::BadPassword);
     }
-    CString::new(name).map_err(|_| Reason::BadName)
+    CString::new(asked).map_err(|_| Reason::BadName)
+}
+
+fn name(octets: &[u8]) -> Result<&str, Reason> {
+    let name = std::str::from_utf8(octets).map_err(|_| Reason::BadName)?;
+    let bad = name.is_empty()
+        || name.len() > MAX_USER
+        || name.starts_with('-')
+        || name.trim() != name // some directories drop blanks: a second spelling of one account
+        || name.contains("  ")
+        || name.contains(|c: char| c.is_control() || matches!(c, '/' | ':' | '\u{2028}' | '\u{2029}' | '\u{fffe}' | '\u{ffff}'));
+    if bad { Err(Reason::BadName) } else { Ok(name) }
 }
 
 /// The account that a name most likely means, whatever back end reads it: without case, `DOMAIN\` and
@@ -48,7 +52,7 @@ mod tests {
     use super::*;
 
     fn check(user: &[u8], password: &[u8]) -> Result<CString, Reason> {
-        admissible(&Question { id: 1, session: 1, peer: [0; 16], user, password })
+        admissible(&Question { id: 1, session: 1, peer: [0; 16], listener: "", user, password }, &[])
     }
 
     #[test]
@@ -71,6 +75,22 @@ mod tests {
         for name in ["user ", " user", "first  last", " ", "user\u{a0}", "\u{3000}user"] {
             assert_eq!(check(name.as_bytes(), b"x"), Err(Reason::BadName), "{name:?}");
         }
+    }
+
+    #[test]
+    fn what_the_rules_make_is_judged_as_what_was_typed() {
+        let rules = ["strip-realm=example.org", "strip-domain=LAB", "add-realm=lab.test"].map(|rule| NameRule::parse(rule).unwrap());
+        let check = |user: &str| {
+            admissible(&Question { id: 1, session: 1, peer: [0; 16], listener: "", user: user.as_bytes(), password: b"x" }, &rules[..2])
+        };
+
+        assert_eq!(check("LAB\\ann@example.org").unwrap().to_bytes(), b"ann");
+        assert_eq!(check("root@example.org"), Err(Reason::Root));
+        assert_eq!(check("-f@example.org"), Err(Reason::BadName));
+        assert_eq!(check("LAB\\-f"), Err(Reason::BadName));
+        assert_eq!(check("ann @example.org"), Err(Reason::BadName), "a blank is left at the end");
+        let long = Question { id: 1, session: 1, peer: [0; 16], listener: "", user: &[b'u'; 250], password: b"x" };
+        assert_eq!(admissible(&long, &rules), Err(Reason::BadName), "longer than a name may be");
     }
 
     #[test]

@@ -79,6 +79,11 @@ impl Job {
         }
     }
 
+    /// Its process, while there is one.
+    pub(crate) fn pid(&self) -> Option<Pid> {
+        self.pidfd.is_some().then_some(self.pid).filter(|_| self.gone.is_none())
+    }
+
     /// It never came to be.
     pub(crate) fn not_started(&mut self, now: Instant, why: &str) -> Option<News> {
         self.gone = Some(now);
@@ -223,7 +228,7 @@ mod tests {
 
     fn says(worker: &OwnedFd, question: u64) {
         let outcome = Outcome::Reject(Cause { phase: Phase::Auth, code: 7, reason: Reason::Refused });
-        let bytes = Report::new(outcome, b"", b"").encode(question).unwrap();
+        let bytes = Report::new(outcome, "smtp", b"", b"").encode(question).unwrap();
         send(worker.as_raw_fd(), &bytes, MsgFlags::empty()).unwrap();
     }
 

@@ -1,14 +1,23 @@
 //! How many wrong passwords are answered: per account, per network they come from, and in all.
 //!
-//! A front end that was taken over can then guess no faster than a stranger. Each count is one number,
-//! the time at which it would be used up to nothing again (GCRA); a failure moves it one step into the
-//! future. The order is account, network, all: no network can use up what is meant for everybody, and
-//! an account that was accepted from a network lately is held back there by its own count alone, so that
-//! strangers who fail do not shut people out. Everything is a keyed hash in a table of fixed size; when a
-//! set is full, the one with the least to remember is forgotten, so a flood of new names cannot wash out
-//! one under attack. Only an accept makes an account known.
+//! A front end that was taken over can then guess no faster than a stranger. The order is account, network, all:
 //!
-//! Invariant: memory is constant, and neither name nor address can be read back from it.
+//! - *account*: so many within a window reach PAM, fewer than make the back end lock the account. Strangers may use up
+//!   most of them and never the rest, which is for networks where the account was accepted lately: whoever guesses
+//!   does not shut the owner out.
+//! - *network* and *all*: each count is one number, the time at which it would be used up to nothing again (GCRA); a
+//!   failure moves it one step into the future. No network can use up what is meant for everybody. Who comes from
+//!   where he was accepted lately is not held back by these two.
+//!
+//! A password that PAM has refused for an account is known again for the length of the window. Said once more it is no
+//! guess, so it counts for no network; and while half of what strangers may is used up, PAM is not asked about it
+//! again: a telephone with an old password neither locks its owner's account nor uses up his tries.
+//!
+//! Everything is a keyed hash in a table of fixed size; when a set is full, the one with the least to remember is
+//! forgotten, so a flood of new names cannot wash out one under attack. Only an accept makes a network known, and it
+//! takes nothing back that was counted.
+//!
+//! Invariant: memory is constant, and neither name, address nor password can be read back from it.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -17,8 +26,12 @@ use hmac_sha256::HMAC;
 use pamrelay_authwire::Reason;
 
 use crate::check;
+use crate::lockout::Lockout;
 use crate::settings::Settings;
 use crate::table::{Key, Table};
+use crate::window::{Recent, Window};
+
+pub(crate) use crate::window::MOST_FAILURES;
 
 /// So many seconds' worth of failures may come at once.
 const BURST_SECONDS: u32 = 10;
@@ -36,6 +49,8 @@ pub(crate) struct Keys {
     network: Key,
     /// Both together.
     pair: Key,
+    /// The account and the password.
+    password: Key,
 }
 
 /// Whether a question may be asked.
@@ -44,22 +59,43 @@ pub(crate) enum Room {
     Now,
     /// When those under way are answered: each of them may still fail.
     Later,
+    /// PAM refused this very password a while ago, and is not asked again.
+    Again,
     Never(Reason),
+}
+
+/// What PAM refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// The password, in so many words.
+    Password,
+    /// Something else, or it does not say: codes lie, so this is not remembered.
+    Something,
+}
+
+/// How much is used up, for people to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct UsedUp {
+    pub(crate) failures: u32,
+    /// Until the next try is let through.
+    pub(crate) wait: Duration,
 }
 
 /// The counts.
 pub(crate) struct Limits {
     secret: [u8; 32],
     start: Instant,
-    per_minute: Rate,
-    per_hour: Rate,
+    configured: Window,
+    per_account: Window,
     per_network: Option<Rate>,
     in_all: Rate,
     all: u64,
-    accounts: Table<Counts>,
+    accounts: Table<Recent>,
     networks: Table<u64>,
     /// When each pair of account and network was last accepted.
     known: Table<u64>,
+    /// When each pair of account and password was refused.
+    wrong: Table<u64>,
 }
 
 /// `burst` at once, and one more every `step` milliseconds.
@@ -69,87 +105,134 @@ struct Rate {
     burst: u32,
 }
 
-/// What an account has used up. The hour comes first: it is what must be remembered longest.
-#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-struct Counts {
-    hour: u64,
-    minute: u64,
-}
-
 impl Limits {
     pub(crate) fn new(settings: &Settings, secret: [u8; 32], start: Instant) -> Self {
         let in_all = Rate::of(settings.failures_per_second.saturating_mul(BURST_SECONDS), Duration::from_secs(BURST_SECONDS.into()));
         let per_network = Rate::of(settings.peer_failures_per_minute, Duration::from_secs(60));
         let per_network = Rate { burst: per_network.burst.div_ceil(2), ..per_network }.at_most(in_all.shared_by(SHARE));
+        let per_account = Window::new(settings.account_failures, settings.account_window);
         Self {
             secret,
             start,
-            per_minute: Rate::of(settings.account_failures_per_minute, Duration::from_secs(60)),
-            // Half at once and half with time, so that no hour sees more than all.
-            per_hour: Rate::of(settings.account_failures_per_hour.div_ceil(2), Duration::from_secs(3600)),
+            configured: per_account,
+            per_account,
             per_network: (settings.peer_failures_per_minute > 0).then_some(per_network),
             in_all,
             all: 0,
             accounts: Table::new(),
             networks: Table::new(),
             known: Table::new(),
+            wrong: Table::new(),
         }
     }
 
-    /// The places in the tables of a question about `user` from `peer`.
-    pub(crate) fn keys(&self, user: &[u8], peer: IpAddr) -> Keys {
+    /// Stays below what locks an account in the stack itself. Gives what holds now, if that is news.
+    pub(crate) fn keep_below(&mut self, lockout: Option<Lockout>) -> Option<Window> {
+        let window = lockout.map_or(self.configured, |lockout| self.configured.below(lockout.failures, lockout.window));
+        (std::mem::replace(&mut self.per_account, window) != window).then_some(window)
+    }
+
+    /// What holds for one account.
+    pub(crate) fn per_account(&self) -> Window {
+        self.per_account
+    }
+
+    /// The places in the tables of a question about `user` with `password` from `peer`.
+    pub(crate) fn keys(&self, user: &[u8], password: &[u8], peer: IpAddr) -> Keys {
         let account = check::account(user).into_bytes();
-        let network = match peer {
-            IpAddr::V4(four) => four.octets().to_vec(),
-            IpAddr::V6(six) => six.octets().into_iter().take(8).collect(), // never the same as four
-        };
+        let network = network(peer);
         Keys {
             account: self.key(b"account", &[&account]),
             network: self.key(b"network", &[&network]),
             pair: self.key(if peer.is_ipv4() { b"pair4" } else { b"pair6" }, &[&network, &account]),
+            password: self.key(b"password", &[&account, b"\0", password]),
         }
     }
 
     /// Whether this may be asked now, beside those that are under way.
     pub(crate) fn room<'a>(&self, asked: &Keys, under_way: impl Iterator<Item = &'a Keys> + Clone, now: Instant) -> Room {
+        let used = self.failures_of(asked, now);
+        if self.per_account.spares(used) && self.was_wrong(asked, now) {
+            return Room::Again;
+        }
+        let is_known = self.is_known(asked, now);
+        let most = if is_known { self.per_account.most } else { self.per_account.of_strangers() };
         let same_account = under_way.clone().filter(|other| other.account == asked.account).count();
-        let mut budgets = vec![(self.left_for(asked, now), same_account, Reason::AccountFailures)];
-        if !self.is_known(asked, now) {
+        let mut budgets = vec![(most.saturating_sub(used), same_account, Reason::AccountFailures)];
+        if !is_known {
             let strangers = under_way.filter(|other| !self.is_known(other, now));
             let same_network = strangers.clone().filter(|other| other.network == asked.network).count();
-            budgets.push((self.left_from(asked, now), same_network, Reason::PeerFailures));
-            budgets.push((self.left_in_all(now), strangers.count(), Reason::AllFailures));
+            budgets.push((self.left_from(asked, now) as usize, same_network, Reason::PeerFailures));
+            budgets.push((self.left_in_all(now) as usize, strangers.count(), Reason::AllFailures));
         }
         match budgets.iter().find(|(left, ..)| *left == 0) {
             Some((.., reason)) => Room::Never(*reason),
-            None if budgets.iter().any(|(left, under_way, _)| *under_way >= *left as usize) => Room::Later,
+            None if budgets.iter().any(|(left, under_way, _)| under_way >= left) => Room::Later,
             None => Room::Now,
         }
     }
 
     /// A password was refused.
-    pub(crate) fn failed(&mut self, asked: &Keys, now: Instant) {
+    pub(crate) fn failed(&mut self, asked: &Keys, refused: Refused, now: Instant) {
+        let said_before = self.was_wrong(asked, now);
+        let (window, second) = (self.per_account, self.second(now));
+        // The back end counts this one too, whether it was said before or not.
+        self.accounts.update(asked.account, |recent| recent.with(second, window));
         let now = self.clock(now);
-        let (per_minute, per_hour) = (self.per_minute, self.per_hour);
-        self.accounts
-            .update(asked.account, |counts| Counts { hour: per_hour.used(counts.hour, now), minute: per_minute.used(counts.minute, now) });
-        if let Some(rate) = self.per_network {
-            self.networks.update(asked.network, |until| rate.used(until, now));
+        if !said_before {
+            if let Some(rate) = self.per_network {
+                self.networks.update(asked.network, |until| rate.used(until, now));
+            }
+            self.all = self.in_all.used(self.all, now);
         }
-        self.all = self.in_all.used(self.all, now);
+        if refused == Refused::Password {
+            self.wrong.update(asked.password, |then| if said_before { then } else { now.saturating_add(1) });
+        }
     }
 
     /// A login succeeded. What its network or account has used up stays used up.
     pub(crate) fn accepted(&mut self, asked: &Keys, now: Instant) {
         let now = self.clock(now);
         self.known.update(asked.pair, |_| now);
+        self.wrong.forget(asked.password);
     }
 
-    /// How many more failures this account may have now.
-    fn left_for(&self, asked: &Keys, now: Instant) -> u32 {
-        let now = self.clock(now);
-        let counts = self.accounts.get(asked.account).unwrap_or_default();
-        self.per_minute.left(counts.minute, now).min(self.per_hour.left(counts.hour, now))
+    /// What this account has used up, if strangers are held back there now.
+    pub(crate) fn account(&self, user: &str, now: Instant) -> Option<UsedUp> {
+        let recent = self.accounts.get(self.account_key(user)).unwrap_or_default();
+        let (used, most) = (recent.within(self.per_account, self.second(now)), self.per_account.of_strangers());
+        let wait = || Duration::from_secs(recent.frees_one_of(most, self.per_account, self.second(now)));
+        (used >= most).then(|| UsedUp { failures: u32::try_from(used).unwrap_or(u32::MAX), wait: wait() })
+    }
+
+    /// The same for the network of an address.
+    pub(crate) fn network(&self, peer: IpAddr, now: Instant) -> Option<UsedUp> {
+        let until = self.networks.get(self.key(b"network", &[&network(peer)])).unwrap_or_default();
+        self.per_network.and_then(|rate| rate.used_up(until, self.clock(now)))
+    }
+
+    /// The same for all together.
+    pub(crate) fn everybody(&self, now: Instant) -> Option<UsedUp> {
+        self.in_all.used_up(self.all, self.clock(now))
+    }
+
+    /// Forgets the failures of an account; whether there were any.
+    pub(crate) fn release_account(&mut self, user: &str) -> bool {
+        self.accounts.forget(self.account_key(user))
+    }
+
+    pub(crate) fn release_network(&mut self, peer: IpAddr) -> bool {
+        self.networks.forget(self.key(b"network", &[&network(peer)]))
+    }
+
+    /// Forgets every failure, and nobody's known networks.
+    pub(crate) fn release_all(&mut self) {
+        self.all = 0;
+        (self.accounts, self.networks, self.wrong) = (Table::new(), Table::new(), Table::new());
+    }
+
+    fn failures_of(&self, asked: &Keys, now: Instant) -> usize {
+        self.accounts.get(asked.account).unwrap_or_default().within(self.per_account, self.second(now))
     }
 
     /// How many more failures this network may have now.
@@ -168,6 +251,17 @@ impl Limits {
         self.known.get(asked.pair).is_some_and(|then| u128::from(now.saturating_sub(then)) < LATELY.as_millis())
     }
 
+    /// Whether PAM refused this very password not longer ago than the window.
+    fn was_wrong(&self, asked: &Keys, now: Instant) -> bool {
+        let now = self.clock(now);
+        let then = self.wrong.get(asked.password).filter(|then| *then > 0);
+        then.is_some_and(|then| u128::from(now.saturating_sub(then)) < self.per_account.length.as_millis())
+    }
+
+    fn account_key(&self, user: &str) -> Key {
+        self.key(b"account", &[check::account(user.as_bytes()).as_bytes()])
+    }
+
     fn key(&self, kind: &[u8], parts: &[&[u8]]) -> Key {
         let mut hash = HMAC::new(self.secret);
         hash.update(kind);
@@ -177,6 +271,18 @@ impl Limits {
 
     fn clock(&self, now: Instant) -> u64 {
         u64::try_from(now.saturating_duration_since(self.start).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn second(&self, now: Instant) -> u32 {
+        u32::try_from(self.clock(now) / 1000).unwrap_or(u32::MAX)
+    }
+}
+
+/// The octets that one host can hardly change: an IPv4 address, or an IPv6 /64.
+fn network(peer: IpAddr) -> Vec<u8> {
+    match peer.to_canonical() {
+        IpAddr::V4(four) => four.octets().to_vec(),
+        IpAddr::V6(six) => six.octets().into_iter().take(8).collect(), // never the same as four
     }
 }
 
@@ -196,8 +302,17 @@ impl Rate {
     }
 
     fn left(self, until: u64, now: u64) -> u32 {
-        let used = until.saturating_sub(now).div_ceil(self.step);
-        self.burst.saturating_sub(u32::try_from(used).unwrap_or(u32::MAX))
+        self.burst.saturating_sub(self.used_now(until, now))
+    }
+
+    fn used_now(self, until: u64, now: u64) -> u32 {
+        u32::try_from(until.saturating_sub(now).div_ceil(self.step)).unwrap_or(u32::MAX)
+    }
+
+    fn used_up(self, until: u64, now: u64) -> Option<UsedUp> {
+        let failures = self.used_now(until, now);
+        let free = until.saturating_sub(self.step.saturating_mul(self.burst.saturating_sub(1).into()));
+        (failures >= self.burst).then(|| UsedUp { failures, wait: Duration::from_millis(free.saturating_sub(now)) })
     }
 
     /// One more. Those who pass a limit cannot push its end further away than it can be.
@@ -208,6 +323,8 @@ impl Rate {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
 
     fn limits(variables: &[(&str, &str)]) -> (Limits, Instant) {
@@ -216,8 +333,18 @@ mod tests {
         (Limits::new(&Settings::read(variables).unwrap(), [7; 32], start), start)
     }
 
+    /// A question with a password that nobody has said before.
     fn from(limits: &Limits, peer: &str, user: &str) -> Keys {
-        limits.keys(user.as_bytes(), peer.parse().unwrap())
+        static SAID: AtomicU32 = AtomicU32::new(0);
+        said(limits, peer, user, &SAID.fetch_add(1, Ordering::Relaxed).to_string())
+    }
+
+    fn said(limits: &Limits, peer: &str, user: &str, password: &str) -> Keys {
+        limits.keys(user.as_bytes(), password.as_bytes(), peer.parse().unwrap())
+    }
+
+    fn fail(limits: &mut Limits, asked: &Keys, now: Instant) {
+        limits.failed(asked, Refused::Password, now);
     }
 
     fn account(limits: &Limits, user: &str) -> Keys {
@@ -236,42 +363,171 @@ mod tests {
             if room(limits, &name, now) != Room::Now {
                 return n;
             }
-            limits.failed(&name, now);
+            fail(limits, &name, now);
         }
         unreachable!("a limit comes first")
     }
 
-    #[test]
-    fn five_failures_in_a_minute_and_twenty_in_an_hour_are_all() {
-        let (mut limits, mut now) = limits(&[]);
-        let alice = account(&limits, "alice");
+    const MINUTE: Duration = Duration::from_secs(60);
 
-        for left in (0..5).rev() {
-            limits.failed(&alice, now);
-            assert_eq!(limits.left_for(&alice, now), left);
-        }
-        let mut answered = 5;
-        for _ in 0..3600 {
-            now += Duration::from_secs(1);
-            if limits.left_for(&alice, now) > 0 {
-                limits.failed(&alice, now);
-                answered += 1;
+    /// One more failure of this account, from where it is.
+    fn fail_at(limits: &mut Limits, user: &str, now: Instant) {
+        let asked = account(limits, user);
+        fail(limits, &asked, now);
+    }
+
+    /// Guesses at one account from one new address after the other; how many reach PAM.
+    fn guesses_at_many(limits: &mut Limits, user: &str, addresses: u32, now: Instant) -> u32 {
+        let mut asked = 0;
+        for address in 0..addresses {
+            let guess = from(limits, &format!("198.51.{}.{}", address / 256, address % 256), user);
+            if room(limits, &guess, now) == Room::Now {
+                fail(limits, &guess, now);
+                asked += 1;
             }
         }
-        assert!((18..=20).contains(&answered), "{answered} in an hour");
-        assert_eq!(limits.left_for(&account(&limits, "bob"), now), 5, "others are not touched");
+        asked
     }
 
     #[test]
-    fn an_account_is_forgiven_with_time() {
-        let (mut limits, now) = limits(&[]);
-        let alice = account(&limits, "alice");
-        (0..5).for_each(|_| limits.failed(&alice, now));
+    fn ten_thousand_guesses_from_a_thousand_addresses_stay_below_what_locks_the_account() {
+        for (failures, most) in [("4", 3), ("9", 7), ("2", 1), ("1", 1)] {
+            let (mut limits, mut now) = limits(&[("ACCOUNT_FAILURES", failures), ("FAILURES_PER_SECOND", "100000")]);
 
-        assert_eq!(limits.left_for(&alice, now + Duration::from_secs(11)), 0);
-        assert_eq!(limits.left_for(&alice, now + Duration::from_secs(12)), 1);
-        assert_eq!(limits.left_for(&alice, now + Duration::from_secs(61)), 5);
-        assert_eq!(limits.left_for(&alice, now + Duration::from_secs(4000)), 5);
+            for _ in 0..10 {
+                let asked = guesses_at_many(&mut limits, "alice", 1000, now);
+                assert!(asked <= most, "{failures}: {asked}");
+                now += 3 * MINUTE; // the ten of them are within one window
+            }
+
+            let in_window = limits.failures_of(&account(&limits, "alice"), now);
+            assert_eq!(in_window, most as usize, "{failures}");
+            assert_eq!(room(&limits, &account(&limits, "bob"), now), Room::Now, "others are not touched");
+        }
+    }
+
+    #[test]
+    fn the_owner_logs_in_from_where_he_did_lately_whoever_guesses() {
+        let (mut limits, now) = limits(&[]);
+        limits.accepted(&account(&limits, "alice"), now);
+
+        guesses_at_many(&mut limits, "alice", 1000, now);
+
+        assert_eq!(room(&limits, &from(&limits, "203.0.113.9", "alice"), now), Room::Never(Reason::AccountFailures));
+        assert_eq!(room(&limits, &account(&limits, "alice"), now), Room::Now);
+        limits.accepted(&account(&limits, "alice"), now);
+        assert_eq!(
+            room(&limits, &from(&limits, "203.0.113.9", "alice"), now),
+            Room::Never(Reason::AccountFailures),
+            "a success takes nothing back"
+        );
+        fail_at(&mut limits, "alice", now);
+        assert_eq!(
+            room(&limits, &account(&limits, "alice"), now),
+            Room::Never(Reason::AccountFailures),
+            "the back end's own count is the last word"
+        );
+    }
+
+    #[test]
+    fn an_account_is_forgiven_when_its_failures_leave_the_window() {
+        let (mut limits, now) = limits(&[]);
+        for minute in 0..3 {
+            fail_at(&mut limits, "alice", now + minute * MINUTE);
+        }
+        let state = limits.account("ALICE", now + 2 * MINUTE).unwrap();
+
+        assert_eq!(state.failures, 3);
+        assert!(state.wait.abs_diff(28 * MINUTE) < Duration::from_secs(3), "{state:?}");
+        assert_eq!(room(&limits, &account(&limits, "alice"), now + 29 * MINUTE), Room::Never(Reason::AccountFailures));
+        assert_eq!(room(&limits, &account(&limits, "alice"), now + 31 * MINUTE), Room::Now);
+        assert_eq!(limits.account("alice", now + 31 * MINUTE), None);
+    }
+
+    #[test]
+    fn a_lock_out_in_the_stack_makes_the_limit_stricter_and_never_looser() {
+        let (mut limits, now) = limits(&[("FAILURES_PER_SECOND", "100000")]);
+        let lockout = |failures, minutes| Some(Lockout { failures, window: minutes * MINUTE });
+
+        assert!(limits.keep_below(lockout(3, 60)).is_some());
+        assert_eq!(guesses_at_many(&mut limits, "alice", 100, now), 1);
+        fail_at(&mut limits, "alice", now);
+        assert_eq!(limits.failures_of(&account(&limits, "alice"), now + 59 * MINUTE), 2);
+        assert!(limits.keep_below(lockout(3, 60)).is_none(), "no news");
+        limits.keep_below(lockout(100, 1));
+        assert_eq!((limits.per_account.most, limits.per_account.length), (4, 30 * MINUTE));
+        limits.keep_below(None);
+        assert_eq!((limits.per_account.most, limits.per_account.length), (4, 30 * MINUTE));
+    }
+
+    #[test]
+    fn the_same_wrong_password_again_is_no_guess() {
+        let (mut limits, now) = limits(&[]);
+        limits.accepted(&account(&limits, "alice"), now);
+        let telephone = said(&limits, "192.0.2.1", "alice", "last year's");
+        let mut asked = 0;
+
+        for minute in 0..7 * 24 * 60 {
+            let now = now + minute * MINUTE;
+            match room(&limits, &telephone, now) {
+                Room::Now => {
+                    fail(&mut limits, &telephone, now);
+                    asked += 1;
+                }
+                other => assert_eq!(other, Room::Again),
+            }
+            assert_eq!(room(&limits, &account(&limits, "alice"), now), Room::Now, "the owner beside it");
+            assert_eq!(room(&limits, &from(&limits, "203.0.113.9", "alice"), now), Room::Now, "and elsewhere");
+            assert_eq!(room(&limits, &account(&limits, "bob"), now), Room::Now, "and the others in the office");
+        }
+        assert!((336..=2 * 337).contains(&asked), "PAM was asked {asked} times in a week");
+    }
+
+    #[test]
+    fn what_is_not_certainly_a_wrong_password_is_not_remembered() {
+        let (mut limits, now) = limits(&[("ACCOUNT_FAILURES", "2")]);
+        let unknown = said(&limits, "192.0.2.1", "alice", "x");
+
+        limits.failed(&unknown, Refused::Something, now);
+
+        assert_ne!(room(&limits, &unknown, now), Room::Again);
+    }
+
+    #[test]
+    fn a_password_that_became_right_is_asked_again_while_tries_are_left() {
+        let (mut limits, now) = limits(&[]);
+        let new = said(&limits, "192.0.2.1", "alice", "not there yet");
+        fail(&mut limits, &new, now);
+
+        assert_eq!(room(&limits, &new, now), Room::Now);
+        limits.accepted(&new, now);
+        fail_at(&mut limits, "alice", now);
+        assert_eq!(room(&limits, &new, now), Room::Now, "and is no longer known as wrong");
+    }
+
+    #[test]
+    fn what_is_released_may_try_again() {
+        let (mut limits, now) = limits(&[]);
+        guesses_at_many(&mut limits, "alice", 9, now);
+        guesses(&mut limits, "192.0.2.1", now);
+        assert!(limits.network("192.0.2.1".parse().unwrap(), now).is_some());
+
+        assert!(limits.release_account("LAB\\Alice"));
+        assert!(!limits.release_account("alice"));
+        assert!(limits.release_network("192.0.2.1".parse().unwrap()));
+
+        assert_eq!((limits.account("alice", now), limits.network("192.0.2.1".parse().unwrap(), now)), (None, None));
+        assert_eq!(room(&limits, &account(&limits, "alice"), now), Room::Now);
+        guesses_at_many(&mut limits, "alice", 9, now);
+        limits.release_all();
+        assert_eq!(room(&limits, &account(&limits, "alice"), now), Room::Now);
+    }
+
+    #[test]
+    fn nought_is_no_limit_for_accounts() {
+        let (mut limits, now) = limits(&[("ACCOUNT_FAILURES", "0"), ("FAILURES_PER_SECOND", "100000")]);
+
+        assert_eq!(guesses_at_many(&mut limits, "alice", 500, now), 500);
     }
 
     #[test]
@@ -291,10 +547,10 @@ mod tests {
             ("k", "\u{212a}"),
             ("\u{3c3}", "\u{3c2}"),
         ] {
-            assert_eq!(account(&limits, one), account(&limits, other), "{one} {other}");
+            assert_eq!(account(&limits, one).account, account(&limits, other).account, "{one} {other}");
         }
         for (one, other) in [("alice", "alicf"), ("first last", "firstlast"), ("@a", "@b"), ("A\\", "B\\")] {
-            assert_ne!(account(&limits, one), account(&limits, other), "{one} {other}");
+            assert_ne!(account(&limits, one).account, account(&limits, other).account, "{one} {other}");
         }
     }
 
@@ -307,6 +563,7 @@ mod tests {
         assert_eq!(network("2001:db8:0:1::1"), network("2001:db8:0:1:ffff::2"));
         assert_ne!(network("2001:db8:0:1::1"), network("2001:db8:0:2::1"));
         assert_ne!(network("1.2.3.4"), network("102:304::"));
+        assert_eq!(network("192.0.2.1"), network("::ffff:192.0.2.1"));
     }
 
     #[test]
@@ -350,7 +607,7 @@ mod tests {
         assert_eq!(limits.room(&from(&limits, "192.0.2.2", "dave"), [bob, carol].iter(), now), Room::Now);
         limits.accepted(&carol, now);
         assert_eq!(limits.room(&dave, [bob, carol].iter(), now), Room::Now, "carol may be trusted to know her password");
-        assert_eq!(limits.room(&bob, [bob; 5].iter(), now), Room::Later);
+        assert_eq!(limits.room(&bob, [bob; 3].iter(), now), Room::Later);
     }
 
     #[test]
@@ -358,7 +615,8 @@ mod tests {
         let (mut limits, now) = limits(&[("FAILURES_PER_SECOND", "2")]);
         for n in 0..20 {
             assert!(limits.left_in_all(now) > 0);
-            limits.failed(&account(&limits, &n.to_string()), now);
+            let asked = account(&limits, &n.to_string());
+            fail(&mut limits, &asked, now);
         }
 
         assert_eq!(limits.left_in_all(now), 0);
@@ -366,7 +624,7 @@ mod tests {
     }
 
     #[test]
-    fn an_account_accepted_lately_passes_there_while_its_own_count_lasts() {
+    fn an_account_accepted_lately_passes_the_other_limits_there() {
         let (mut limits, now) = limits(&[]);
         let alice = from(&limits, "192.0.2.1", "alice");
         limits.accepted(&alice, now);
@@ -377,11 +635,9 @@ mod tests {
 
         assert_eq!(room(&limits, &from(&limits, "192.0.2.1", "bob"), now), Room::Never(Reason::PeerFailures));
         assert_eq!(room(&limits, &from(&limits, "198.51.100.1", "alice"), now), Room::Never(Reason::AllFailures));
-        for _ in 0..5 {
-            assert_eq!(room(&limits, &alice, now), Room::Now);
-            limits.failed(&alice, now);
-        }
-        assert_eq!(room(&limits, &alice, now), Room::Never(Reason::AccountFailures));
+        assert!(limits.everybody(now).is_some());
+        assert_eq!(room(&limits, &alice, now), Room::Now);
+        fail(&mut limits, &alice, now);
         assert_eq!(limits.left_in_all(now + Duration::from_millis(50)), 1, "the end of the limit was not moved");
         assert!(limits.is_known(&alice, now + LATELY - Duration::from_secs(1)));
         assert!(!limits.is_known(&alice, now + LATELY));
@@ -391,12 +647,13 @@ mod tests {
     fn a_flood_of_names_does_not_wash_out_the_attacked() {
         let (mut limits, now) = limits(&[]);
         let attacked = account(&limits, "root-of-all-mail");
-        (0..5).for_each(|_| limits.failed(&attacked, now));
+        (0..3).for_each(|_| fail(&mut limits, &attacked, now));
 
         for n in 0..100_000u32 {
-            limits.failed(&account(&limits, &n.to_string()), now);
+            let name = account(&limits, &n.to_string());
+            fail(&mut limits, &name, now + Duration::from_secs(u64::from(n / 100)));
         }
 
-        assert_eq!(limits.left_for(&attacked, now), 0);
+        assert_eq!(limits.failures_of(&attacked, now), 3);
     }
 }

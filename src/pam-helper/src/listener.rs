@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Asker ──whole frame──▶ Question waiting ──worker free──▶ running ──report | loss | deadline──▶ verdict
-//!   └─ dropped              └─ refused, throttled, too late
+//!   └─ dropped              └─ refused, throttled, too late                 a refusal waits its time ─┘
 //! ```
 //!
 //! One thread, one poll loop, nothing that waits. It never calls PAM or, after its start, the name service.
@@ -11,7 +11,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
@@ -21,16 +20,20 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::{MsgFlags, send};
 use nix::unistd::Uid;
-use pamrelay_authwire::{Cause, Outcome, Phase, Question, QuestionFrame, Reason, Verdict};
+use pamrelay_authwire::{Cause, Order, Outcome, Phase, Question, QuestionFrame, Reason, Verdict};
 
-use crate::asker::{self, Asker, Dropped};
+use crate::asker::{self, Arrived, Asker, Dropped};
 use crate::check;
 use crate::job::News;
-use crate::limits::{Keys, Limits, Room};
-use crate::log::{Level, Line, Session};
+use crate::ledger::Ledger;
+use crate::limits::{Limits, Refused, Room};
+use crate::log::{Level, Line, shown};
+use crate::pam::Code;
+use crate::pending::Pending;
 use crate::settings::Settings;
 use crate::socket;
 use crate::templates::Readiness;
+use crate::tempo::Tempo;
 use crate::tickets::{Mint, Rotation};
 use crate::workshop::{Source, Workshop};
 
@@ -53,6 +56,13 @@ pub(crate) struct Listener {
     pub(crate) askers: Vec<Asker>,
     pub(crate) waiting: VecDeque<Pending>,
     pub(crate) running: Vec<(u64, Pending)>,
+    /// Verdicts that are decided and wait for their time.
+    pub(crate) held: Vec<(Instant, UnixStream, Vec<u8>)>,
+    pub(crate) tempo: Tempo,
+    pub(crate) ledger: Ledger,
+    /// Workers that had to be killed, and those that ended without an answer.
+    pub(crate) losses: Losses,
+    pub(crate) began: Instant,
     pub(crate) accept_again: Option<Instant>,
     pub(crate) rotate_again: Option<Instant>,
     pub(crate) drops: Drops,
@@ -60,16 +70,11 @@ pub(crate) struct Listener {
     pub(crate) signals: SignalFd,
 }
 
-/// A question that is to be answered.
-pub(crate) struct Pending {
-    stream: UnixStream,
-    frame: QuestionFrame,
-    id: u64,
-    session: u64,
-    peer: IpAddr,
-    user: Vec<u8>,
-    keys: Keys,
-    arrived: Instant,
+/// Workers without an answer, since the start.
+#[derive(Default)]
+pub(crate) struct Losses {
+    pub(crate) killed: u64,
+    pub(crate) crashed: u64,
 }
 
 /// A descriptor in the poll set.
@@ -146,7 +151,7 @@ impl Listener {
                 Watched::Asker(at) => self.read(at, now),
                 Watched::Waiting(at) => {
                     if let Some(pending) = self.waiting.remove(at) {
-                        pending.line(Level::Notice, "abandoned", now).write();
+                        pending.abandoned(now);
                     }
                 }
                 Watched::Workshop(at) => {
@@ -166,7 +171,9 @@ impl Listener {
     fn patience(&self, now: Instant) -> PollTimeout {
         let askers = self.askers.iter().map(|asker| asker.since + asker::PATIENCE);
         let waiting = self.waiting.iter().map(|pending| pending.latest_start(&self.settings));
-        let next = askers.chain(waiting).chain(self.workshop.next_deadline(now)).chain(self.accept_again).filter(|time| *time > now).min();
+        let held = self.held.iter().map(|(time, ..)| *time);
+        let next = askers.chain(waiting).chain(held).chain(self.workshop.next_deadline(now)).chain(self.accept_again);
+        let next = next.filter(|time| *time > now).min();
         let wait = next.map_or(LONGEST_SLEEP, |next| next.saturating_duration_since(now)).min(LONGEST_SLEEP);
         // One more millisecond, so that the moment has passed when poll returns.
         PollTimeout::try_from(wait.saturating_add(Duration::from_millis(1))).unwrap_or(PollTimeout::ZERO)
@@ -184,7 +191,7 @@ impl Listener {
                 }
             };
             match socket::peer(&stream) {
-                Ok(uid) if uid.is_root() || uid == self.front => self.askers.extend(Asker::new(stream, now)),
+                Ok(uid) if uid.is_root() || uid == self.front => self.askers.extend(Asker::new(stream, uid, now)),
                 Ok(uid) => Line::event(Level::Warning, "dropped").with("reason", "stranger").with("uid", uid).write(),
                 Err(_) => {}
             }
@@ -194,10 +201,13 @@ impl Listener {
     fn read(&mut self, at: usize, now: Instant) {
         let Some(asker) = self.askers.get_mut(at) else { return };
         match asker.read() {
-            Ok(false) => {}
-            Ok(true) => {
+            Ok(None) => {}
+            Ok(Some(arrived)) => {
                 let (stream, frame) = self.askers.swap_remove(at).into_parts();
-                self.consider(stream, frame, now);
+                match arrived {
+                    Arrived::Question => self.consider(stream, frame, now),
+                    Arrived::Order(order) => self.obey(&stream, order, now),
+                }
             }
             Err(dropped) => {
                 self.askers.swap_remove(at);
@@ -209,29 +219,49 @@ impl Listener {
     /// A whole question: refused at once, or put in line.
     fn consider(&mut self, stream: UnixStream, frame: QuestionFrame, now: Instant) {
         let Some(question) = Question::decode(frame.as_bytes()) else { return };
-        let fit = check::admissible(&question);
+        let fit = check::admissible(&question, &self.settings.rules.names);
+        let asked = fit.as_ref().ok().and_then(|name| name.to_str().ok()).map_or_else(|| shown(question.user), str::to_owned);
+        let service = self.settings.rules.service_of(question.listener);
+        let reason = match (&fit, service) {
+            (Err(reason), _) => Some(Outcome::Reject(Cause { phase: Phase::Check, code: 0, reason: *reason })),
+            (Ok(_), None) => Some(Outcome::Unavailable(Cause { phase: Phase::Start, code: 0, reason: Reason::NoListener })),
+            (Ok(_), Some(_)) => None,
+        };
         let pending = Pending {
             id: question.id,
             session: question.session,
-            peer: question.peer_addr(),
-            user: question.user.to_vec(),
-            keys: self.limits.keys(question.user, question.peer_addr()),
+            peer: question.peer,
+            listener: question.listener.to_owned(),
+            service: service.unwrap_or("-").to_owned(),
+            typed: question.user.to_vec(),
+            keys: self.limits.keys(asked.as_bytes(), question.password, question.peer_addr()),
+            asked,
             arrived: now,
+            began: None,
             stream,
             frame,
         };
-        let cause = |phase, reason| Cause { phase, code: 0, reason };
-        match fit {
-            Err(reason) => self.settle(pending, Outcome::Reject(cause(Phase::Check, reason)), "", now),
-            Ok(_) if self.waiting.len() >= self.settings.waiting => {
-                self.settle(pending, Outcome::Unavailable(cause(Phase::Start, Reason::Busy)), "too many questions are waiting", now);
+        match reason {
+            Some(outcome) => self.settle(pending, outcome, "", now),
+            None if self.waiting.len() >= self.settings.waiting => {
+                let busy = Outcome::Unavailable(Cause { phase: Phase::Start, code: 0, reason: Reason::Busy });
+                self.settle(pending, busy, "too many questions are waiting", now);
             }
-            Ok(_) => self.waiting.push_back(pending),
+            None => self.waiting.push_back(pending),
         }
     }
 
-    /// Drops peers that dawdle and answers questions that waited too long.
+    fn obey(&mut self, stream: &UnixStream, order: Order, now: Instant) {
+        if let Some(statement) = self.statement(order, now).encode() {
+            answer(stream, &statement);
+        }
+    }
+
+    /// Drops peers that dawdle, answers questions that waited too long, and lets go what was held.
     fn expire(&mut self, now: Instant) {
+        for (_, stream, frame) in self.held.extract_if(.., |(time, ..)| now >= *time) {
+            answer(&stream, &frame);
+        }
         self.askers.retain(|asker| {
             let slow = asker.is_slow(now);
             if slow {
@@ -251,32 +281,38 @@ impl Listener {
     fn start_workers(&mut self, now: Instant) {
         let mut at = 0;
         while let Some(pending) = self.waiting.get(at) {
-            match self.workshop.readiness(now) {
-                Readiness::Now => {}
-                Readiness::Later => return,
-                Readiness::Never => {
-                    let Some(pending) = self.waiting.remove(at) else { return };
-                    let cause = Cause { phase: Phase::Start, code: 0, reason: Reason::NoService };
-                    self.settle(pending, Outcome::Unavailable(cause), "", now);
-                    continue;
-                }
+            let cause = |phase, reason| Cause { phase, code: 0, reason };
+            if self.workshop.readiness(now) == Readiness::Later {
+                return;
             }
-            match self.limits.room(&pending.keys, self.running.iter().map(|(_, running)| &running.keys), now) {
-                Room::Now => {}
-                Room::Later => {
-                    at += 1;
-                    continue;
+            if let Some(window) = self.limits.keep_below(self.workshop.lockout()) {
+                let line =
+                    Line::event(Level::Notice, "limits").with("account_failures", window.most).with("seconds", window.length.as_secs());
+                line.text("text", "pam_faillock in the service locks accounts: fewer failures reach it").write();
+            }
+            let refusal = if self.workshop.is_usable(&pending.service) {
+                match self.limits.room(&pending.keys, self.running.iter().map(|(_, running)| &running.keys), now) {
+                    Room::Now => None,
+                    Room::Later => {
+                        at += 1;
+                        continue;
+                    }
+                    Room::Again => Some(Outcome::Reject(cause(Phase::Limit, Reason::SameAgain))),
+                    Room::Never(reason) => Some(Outcome::Throttled(cause(Phase::Limit, reason))),
                 }
-                Room::Never(reason) => {
-                    let Some(pending) = self.waiting.remove(at) else { return };
-                    self.settle(pending, Outcome::Throttled(Cause { phase: Phase::Limit, code: 0, reason }), "", now);
-                    continue;
-                }
+            } else {
+                Some(Outcome::Unavailable(cause(Phase::Start, Reason::NoService)))
+            };
+            if let Some(outcome) = refusal {
+                let Some(pending) = self.waiting.remove(at) else { return };
+                self.settle(pending, outcome, "", now);
+                continue;
             }
             match self.workshop.start(pending.frame.as_bytes(), pending.id, now, pending.arrived + self.settings.deadline) {
                 Ok(job) => {
                     let Some(mut pending) = self.waiting.remove(at) else { return };
                     pending.frame = QuestionFrame::empty(); // the worker has it; ours is wiped
+                    pending.began = Some(now);
                     self.running.push((job, pending));
                 }
                 Err(_) => return self.workshop.abandon_template(now), // the question waits for the next one
@@ -291,18 +327,27 @@ impl Listener {
 
     fn tell(&mut self, news: Vec<News>, now: Instant) {
         for piece in news {
-            let (job, outcome, text) = match piece {
-                News::Answered(job, report) => (job, report.outcome, report.text),
-                News::Lost(job, reason, how) => (job, Outcome::Unavailable(Cause { phase: Phase::Worker, code: 0, reason }), how),
+            let (job, outcome, service, text) = match piece {
+                News::Answered(job, report) => (job, report.outcome, report.service, report.text),
+                News::Lost(job, reason, how) => {
+                    match reason {
+                        Reason::Deadline => self.losses.killed += 1,
+                        _ => self.losses.crashed += 1,
+                    }
+                    (job, Outcome::Unavailable(Cause { phase: Phase::Worker, code: 0, reason }), String::new(), how)
+                }
             };
             if let Some(at) = self.running.iter().position(|(running, _)| *running == job) {
-                let (_, pending) = self.running.swap_remove(at);
+                let (_, mut pending) = self.running.swap_remove(at);
+                if !service.is_empty() {
+                    pending.service = service;
+                }
                 self.settle(pending, outcome, &text, now);
             }
         }
     }
 
-    /// The only place where a verdict is made: ticket, count, frame, log line.
+    /// The only place where a verdict is made: ticket, count, log line, frame.
     fn settle(&mut self, pending: Pending, mut outcome: Outcome, text: &str, now: Instant) {
         if let Outcome::Accept(accepted) = &mut outcome {
             match self.mint.sign(accepted, pending.session) {
@@ -310,20 +355,29 @@ impl Listener {
                 None => outcome = Outcome::Unavailable(Cause { phase: Phase::Identity, code: 0, reason: Reason::Fault }),
             }
         }
+        let mut leaves = now;
         match &outcome {
             Outcome::Accept(_) => self.limits.accepted(&pending.keys, now),
-            Outcome::Reject(cause) if cause.phase != Phase::Check => self.limits.failed(&pending.keys, now),
-            Outcome::Reject(_)
-            | Outcome::Throttled(_)
-            | Outcome::MustChange(_)
-            | Outcome::Expired(_)
-            | Outcome::NotPermitted(_)
-            | Outcome::Unavailable(_) => {}
+            Outcome::Reject(cause) => {
+                let refused = if is_wrong_password(*cause) { Refused::Password } else { Refused::Something };
+                let began = pending.began.unwrap_or(now);
+                if refused == Refused::Password {
+                    self.tempo.learn(&pending.service, now.saturating_duration_since(began));
+                }
+                if pending.began.is_some() {
+                    self.limits.failed(&pending.keys, refused, now);
+                }
+                leaves = self.tempo.leaves(&pending.service, began);
+            }
+            Outcome::Throttled(_) | Outcome::MustChange(_) | Outcome::Expired(_) | Outcome::NotPermitted(_) | Outcome::Unavailable(_) => {}
         }
-        pending.log(&outcome, text, now);
+        self.ledger.enter(pending.told(&outcome, text, now));
         if let Some(frame) = (Verdict { id: pending.id, outcome }).encode() {
-            // A fresh socket has room for it; a peer that is gone does not need it.
-            let _ = send(pending.stream.as_raw_fd(), &frame, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
+            if leaves > now {
+                self.held.push((leaves, pending.stream, frame));
+            } else {
+                answer(&pending.stream, &frame);
+            }
         }
     }
 
@@ -340,36 +394,15 @@ impl Listener {
     }
 }
 
-impl Pending {
-    /// A question that has waited half its time has too little left to be worth a worker.
-    fn latest_start(&self, settings: &Settings) -> Instant {
-        self.arrived + settings.deadline / 2
-    }
+/// Whether this is a wrong password as stacks say it: `pam_faillock` makes "denied" of it. Other codes may be an outage
+/// in disguise.
+fn is_wrong_password(cause: Cause) -> bool {
+    cause.phase == Phase::Auth && cause.reason == Reason::Refused && [Code::AUTH_ERR, Code::PERM_DENIED].contains(&Code(cause.code))
+}
 
-    fn line(&self, level: Level, event: &str, now: Instant) -> Line {
-        let time = now.saturating_duration_since(self.arrived).as_millis();
-        Line::event(level, event).with("session", Session(self.session)).text("user", &self.user).with("peer", self.peer).with("ms", time)
-    }
-
-    fn log(&self, outcome: &Outcome, text: &str, now: Instant) {
-        let level = match outcome {
-            Outcome::Accept(_) => Level::Info,
-            Outcome::Reject(_) | Outcome::MustChange(_) | Outcome::Expired(_) | Outcome::NotPermitted(_) => Level::Notice,
-            Outcome::Throttled(_) => Level::Warning,
-            Outcome::Unavailable(_) => Level::Error,
-        };
-        let mut line = self.line(level, "login", now).with("verdict", outcome.word());
-        if let Outcome::Accept(accepted) = outcome {
-            line = line.text("account", &accepted.user).with("uid", accepted.uid);
-        }
-        if let Some(cause) = outcome.cause() {
-            line = line.with("phase", cause.phase).with("code", cause.code).with("reason", cause.reason);
-        }
-        if !text.is_empty() {
-            line = line.text("text", text);
-        }
-        line.write();
-    }
+/// A fresh socket has room for it; a peer that is gone does not need it.
+fn answer(stream: &UnixStream, frame: &[u8]) {
+    let _ = send(stream.as_raw_fd(), frame, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
 }
 
 /// Lines about peers that were dropped: a front end gone mad must not fill the disk with them.

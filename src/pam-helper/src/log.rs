@@ -114,6 +114,14 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
+/// A text of at most 255 octets for people to read, escaped as in a line.
+pub(crate) fn shown(text: &[u8]) -> String {
+    let mut shown = Escaped(text).to_string();
+    let end = (0..=shown.len().min(255)).rev().find(|at| shown.is_char_boundary(*at)).unwrap_or_default();
+    shown.truncate(end);
+    shown
+}
+
 /// A session as all of pamrelay writes it: 13 characters of base 32.
 pub(crate) struct Session(pub(crate) u64);
 
@@ -158,6 +166,12 @@ mod tests {
 
         assert_eq!(shown.chars().count(), TEXT_LIMIT + 1);
         assert!(shown.ends_with('…'));
+    }
+
+    #[test]
+    fn what_is_shown_is_escaped_and_short() {
+        assert_eq!(shown(b"a\r\xff"), "a\\r\\xff");
+        assert!(shown("\u{e9}".repeat(300).as_bytes()).len() <= 255);
     }
 
     #[test]

@@ -18,12 +18,17 @@ mod control;
 mod harden;
 mod job;
 mod judge;
+mod ledger;
 mod limits;
 mod listener;
+mod lockout;
 mod log;
 mod notify;
+mod orders;
 mod pam;
+mod pending;
 mod report;
+mod rules;
 mod service;
 mod settings;
 mod socket;
@@ -31,7 +36,9 @@ mod sys;
 mod table;
 mod template;
 mod templates;
+mod tempo;
 mod tickets;
+mod window;
 mod worker;
 mod workshop;
 
@@ -45,11 +52,14 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Group, User, geteuid};
 
+use crate::ledger::Ledger;
 use crate::limits::Limits;
-use crate::listener::{Drops, Listener};
+use crate::listener::{Drops, Listener, Losses};
 use crate::log::{Level, Line};
-use crate::settings::{Rules, Settings};
+use crate::rules::Rules;
+use crate::settings::Settings;
 use crate::template::Loading;
+use crate::tempo::Tempo;
 use crate::tickets::Mint;
 use crate::workshop::Workshop;
 
@@ -121,8 +131,9 @@ fn listen() -> Result<(), Refusal> {
     if !geteuid().is_root() {
         return Err(Refusal::new(EX_NOPERM, "must be started as root: PAM modules read the password files"));
     }
-    if let Some(why) = service::unusable(&settings.rules.service) {
-        return Err(Refusal::new(EX_CONFIG, why));
+    let unusable: Vec<String> = settings.rules.services().into_iter().filter_map(service::unusable).collect();
+    if !unusable.is_empty() {
+        return Err(Refusal { status: EX_CONFIG, reasons: unusable });
     }
     let front = User::from_name(&settings.front_user)
         .ok()
@@ -161,13 +172,14 @@ fn listen() -> Result<(), Refusal> {
     let mut secret = [0; 32];
     tickets::random(&mut secret).map_err(Refusal::what("/dev/urandom"))?;
     Line::event(Level::Info, "started")
-        .with("service", &settings.rules.service)
+        .with("services", settings.rules.services().join(","))
         .with("min_uid", settings.rules.min_uid)
         .with("workers", settings.workers)
         .write();
+    let began = Instant::now();
     let listener = Listener {
         front: front.uid,
-        limits: Limits::new(&settings, secret, Instant::now()),
+        limits: Limits::new(&settings, secret, began),
         workshop: Workshop::new(&settings),
         socket,
         mint,
@@ -175,9 +187,14 @@ fn listen() -> Result<(), Refusal> {
         askers: Vec::new(),
         waiting: VecDeque::new(),
         running: Vec::new(),
+        held: Vec::new(),
+        tempo: Tempo::default(),
+        ledger: Ledger::default(),
+        losses: Losses::default(),
+        began,
         accept_again: None,
         rotate_again: None,
-        drops: Drops::new(Instant::now()),
+        drops: Drops::new(began),
         signals,
     };
     notify::ready();

@@ -10,11 +10,12 @@ use std::hash::{Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-const DIRECTORY: &str = "/etc/pam.d";
+pub(crate) const DIRECTORY: &str = "/etc/pam.d";
 /// Beside `/etc/pam.d` and the module directories: what decides who answers for users.
-const ALSO_WATCHED: &[&str] = &["/etc/nsswitch.conf", "/etc/pam.conf", "/etc/security", "/usr/lib/pam.d", "/etc/krb5.conf"];
+const ALSO_WATCHED: &[&str] =
+    &["/etc/nsswitch.conf", "/etc/pam.conf", "/etc/security", "/etc/security/faillock.conf", "/usr/lib/pam.d", "/etc/krb5.conf"];
 const MODULE_PARENTS: &[&str] = &["/usr/lib", "/usr/lib64", "/lib", "/lib64"];
-const DEEPEST_INCLUDE: u32 = 8;
+pub(crate) const DEEPEST_INCLUDE: u32 = 8;
 
 /// Why a service cannot be used, in words for the administrator.
 pub(crate) fn unusable(service: &str) -> Option<String> {

@@ -10,11 +10,18 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pamrelay_authwire::{MAX_GROUPS, MAX_NAME};
+use pamrelay_authwire::{MAX_GROUPS, MAX_LISTENER, MAX_NAME, NameRule};
+
+use crate::limits::MOST_FAILURES;
+use crate::rules::{Guests, Rules};
 
 /// Name (behind `PAMRELAY_`), default, meaning.
 const TABLE: &[(&str, &str, &str)] = &[
-    ("SERVICE", "smtp", "the PAM service, a file in /etc/pam.d; never part of a question"),
+    ("SERVICE", "smtp", "the PAM service, a file in /etc/pam.d, for listeners that have none of their own; never part of a question"),
+    ("LISTENERS", "", "NAME=SERVICE, comma-separated: the listeners that there are, and the PAM service of each"),
+    ("NAMES", "", "rules for names, comma-separated, in order: strip-realm=R, strip-domain=D, add-realm=R, add-domain=D, case=lower"),
+    ("GUEST_SERVICE", "", "the PAM service for names that the host does not know; without it they are refused"),
+    ("GUEST_ACCOUNT", "", "the account whose uid guests have; needed with GUEST_SERVICE"),
     ("MIN_UID", "1000", "accounts below may not send"),
     ("GROUPS", "", "comma-separated, at most 32; when set, only their members may send"),
     ("DEADLINE_MS", "10000", "a question is answered by then, counted from its arrival"),
@@ -22,8 +29,8 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("SLOW_WORKERS", "24", "workers beyond those, while others wait for a back end rather than compute"),
     ("WAITING", "512", "questions that wait for a worker; more are answered unavailable"),
     ("WORKER_MEMORY_MIB", "512", "address space of one worker (less than 32 looks like wrong passwords)"),
-    ("ACCOUNT_FAILURES_PER_MINUTE", "5", "refused passwords for one account"),
-    ("ACCOUNT_FAILURES_PER_HOUR", "20", "the same, longer view"),
+    ("ACCOUNT_FAILURES", "4", "wrong passwords for one account that reach PAM within the window, at most 16; 0 is no limit"),
+    ("ACCOUNT_WINDOW_S", "1800", "that window; pam_faillock in the service makes both stricter by itself"),
     ("PEER_FAILURES_PER_MINUTE", "60", "the same for one IPv4 address or IPv6 /64; half may come at once; 0 is no limit"),
     ("FAILURES_PER_SECOND", "20", "refused passwords in all; ten seconds' worth may come at once"),
     ("TICKET_LIFETIME_S", "3600", "the longest session that the front permits"),
@@ -42,8 +49,8 @@ pub(crate) struct Settings {
     pub(crate) workers: usize,
     pub(crate) slow_workers: usize,
     pub(crate) waiting: usize,
-    pub(crate) account_failures_per_minute: u32,
-    pub(crate) account_failures_per_hour: u32,
+    pub(crate) account_failures: u32,
+    pub(crate) account_window: Duration,
     pub(crate) peer_failures_per_minute: u32,
     pub(crate) failures_per_second: u32,
     pub(crate) ticket_lifetime: Duration,
@@ -53,15 +60,6 @@ pub(crate) struct Settings {
     pub(crate) queue_group: String,
     pub(crate) low_ports: LowPorts,
     pub(crate) supervisor: Option<i32>,
-}
-
-/// What a worker needs to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Rules {
-    pub(crate) service: String,
-    pub(crate) min_uid: u32,
-    pub(crate) groups: Vec<String>,
-    pub(crate) worker_memory_mib: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +80,10 @@ impl Settings {
         reader.mistakes = unknown.map(|(name, _)| format!("PAMRELAY_{name}: there is no such setting")).collect();
 
         let rules = Rules {
-            service: reader.service(),
+            service: reader.service("SERVICE", "smtp"),
+            listeners: reader.listeners(),
+            names: reader.names(),
+            guests: reader.guests(),
             min_uid: reader.number("MIN_UID", 1000, 1, u32::MAX - 1),
             groups: reader.groups(),
             worker_memory_mib: reader.number("WORKER_MEMORY_MIB", 512, 32, 65536),
@@ -94,8 +95,8 @@ impl Settings {
             workers: reader.number("WORKERS", 8, 1, 64) as usize,
             slow_workers: reader.number("SLOW_WORKERS", 24, 0, 128) as usize,
             waiting: reader.number("WAITING", 512, 1, 512) as usize,
-            account_failures_per_minute: reader.number("ACCOUNT_FAILURES_PER_MINUTE", 5, 1, 1_000_000),
-            account_failures_per_hour: reader.number("ACCOUNT_FAILURES_PER_HOUR", 20, 1, 1_000_000),
+            account_failures: reader.number("ACCOUNT_FAILURES", 4, 0, MOST_FAILURES as u32),
+            account_window: Duration::from_secs(reader.number("ACCOUNT_WINDOW_S", 1800, 1, 7 * 86_400).into()),
             peer_failures_per_minute: reader.number("PEER_FAILURES_PER_MINUTE", 60, 0, 1_000_000),
             failures_per_second: reader.number("FAILURES_PER_SECOND", 20, 1, 100_000),
             ticket_lifetime: Duration::from_secs(reader.number("TICKET_LIFETIME_S", 3600, 60, 7 * 86_400).into()),
@@ -117,23 +118,6 @@ pub(crate) fn help() -> String {
         format!("  PAMRELAY_{name}{default}\n      {what}\n")
     });
     rows.collect()
-}
-
-impl Rules {
-    /// As arguments for the template process; [`from_args`](Self::from_args) reads them back.
-    pub(crate) fn to_args(&self) -> Vec<String> {
-        let Self { service, min_uid, groups, worker_memory_mib } = self;
-        [service.clone(), min_uid.to_string(), worker_memory_mib.to_string()].into_iter().chain(groups.iter().cloned()).collect()
-    }
-
-    pub(crate) fn from_args(mut args: impl Iterator<Item = String>) -> Option<Self> {
-        Some(Self {
-            service: args.next()?,
-            min_uid: args.next()?.parse().ok()?,
-            worker_memory_mib: args.next()?.parse().ok()?,
-            groups: args.collect(),
-        })
-    }
 }
 
 struct Reader {
@@ -178,19 +162,47 @@ impl Reader {
         value
     }
 
-    /// A plain file name: libpam would follow `../`.
-    fn service(&mut self) -> String {
-        let value = self.name("SERVICE", "smtp");
-        let plain = value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
-        if !plain || value.starts_with(['.', '-']) || value.len() > 64 || value == "other" {
-            self.wrong("SERVICE", &value, "the name of a service file (and \"other\" is not one)");
+    fn service(&mut self, name: &str, default: &str) -> String {
+        let value = self.name(name, default);
+        if !is_service(&value) {
+            self.wrong(name, &value, "the name of a service file (and \"other\" is not one)");
         }
         value
     }
 
+    fn listeners(&mut self) -> Vec<(String, String)> {
+        let value = self.value("LISTENERS").unwrap_or_default();
+        let pairs: Option<Vec<(String, String)>> = items(&value).map(listener).collect();
+        pairs.unwrap_or_else(|| {
+            self.wrong("LISTENERS", &value, "a list of NAME=SERVICE");
+            Vec::new()
+        })
+    }
+
+    fn names(&mut self) -> Vec<NameRule> {
+        let value = self.value("NAMES").unwrap_or_default();
+        let rules: Option<Vec<NameRule>> = items(&value).map(NameRule::parse).collect();
+        rules.unwrap_or_else(|| {
+            self.wrong("NAMES", &value, "a list of rules such as strip-realm=example.org");
+            Vec::new()
+        })
+    }
+
+    fn guests(&mut self) -> Option<Guests> {
+        match (self.value("GUEST_SERVICE"), self.value("GUEST_ACCOUNT")) {
+            (Some(_), Some(_)) => Some(Guests { service: self.service("GUEST_SERVICE", ""), account: self.name("GUEST_ACCOUNT", "") }),
+            (None, None) => None,
+            (service, account) => {
+                let given = service.or(account).unwrap_or_default();
+                self.wrong("GUEST_SERVICE", &given, "enough: PAMRELAY_GUEST_SERVICE and PAMRELAY_GUEST_ACCOUNT belong together");
+                None
+            }
+        }
+    }
+
     fn groups(&mut self) -> Vec<String> {
         let value = self.value("GROUPS").unwrap_or_default();
-        let groups: Vec<String> = value.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        let groups: Vec<String> = items(&value).map(str::to_owned).collect();
         let wrong = groups.len() > MAX_GROUPS || groups.iter().any(|name| name.len() > MAX_NAME || name.contains(char::is_control));
         if wrong {
             self.wrong("GROUPS", &value, &format!("a list of at most {MAX_GROUPS} group names"));
@@ -210,6 +222,23 @@ impl Reader {
     }
 }
 
+/// The parts of a list.
+fn items(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',').map(str::trim).filter(|item| !item.is_empty())
+}
+
+fn listener(pair: &str) -> Option<(String, String)> {
+    let (name, service) = pair.rsplit_once('=')?;
+    let plain = !name.is_empty() && name.len() <= MAX_LISTENER && name.bytes().all(|byte| byte.is_ascii_graphic());
+    (plain && is_service(service)).then(|| (name.to_owned(), service.to_owned()))
+}
+
+/// A plain file name: libpam would follow `../`.
+fn is_service(name: &str) -> bool {
+    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    plain && !name.is_empty() && !name.starts_with(['.', '-']) && name.len() <= 64 && name != "other"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,7 +251,7 @@ mod tests {
     fn an_empty_environment_gives_the_documented_defaults() {
         let settings = read(&[("PATH", "/bin"), ("PAMRELAY_GROUPS", "")]).unwrap();
 
-        assert_eq!(settings.rules, Rules { service: "smtp".into(), min_uid: 1000, groups: vec![], worker_memory_mib: 512 });
+        assert_eq!((settings.rules.service.as_str(), settings.rules.min_uid, &settings.rules.guests), ("smtp", 1000, &None));
         assert_eq!(settings.socket, PathBuf::from("/run/pamrelay/jail/auth"));
         assert_eq!((settings.workers, settings.deadline), (8, Duration::from_secs(10)));
     }
@@ -244,11 +273,16 @@ mod tests {
             let value = match *name {
                 "RUNTIME" | "SOCKET" => "/elsewhere",
                 "LOW_PORTS" => "yes",
-                "SERVICE" | "GROUPS" | "FRONT_USER" | "QUEUE_GROUP" => "another",
+                "SERVICE" | "GROUPS" | "FRONT_USER" | "QUEUE_GROUP" | "GUEST_SERVICE" | "GUEST_ACCOUNT" => "another",
+                "LISTENERS" => "[::]:587=smtp",
+                "NAMES" => "strip-realm=*",
+                "ACCOUNT_FAILURES" => "9",
                 _ => "100",
             };
             assert_ne!(read(&[(&format!("PAMRELAY_{name}"), value)]), by_default, "{name}");
         }
+        let guests = read(&[("PAMRELAY_GUEST_SERVICE", "guests"), ("PAMRELAY_GUEST_ACCOUNT", "mail")]).unwrap().rules.guests;
+        assert_eq!(guests, Some(Guests { service: "guests".into(), account: "mail".into() }));
     }
 
     #[test]
@@ -261,9 +295,12 @@ mod tests {
             ("PAMRELAY_SOCKET", "auth"),
             ("PAMRELAY_LOW_PORTS", "maybe"),
             ("PAMRELAY_GROUPS", "a\nb"),
+            ("PAMRELAY_NAMES", "strip"),
+            ("PAMRELAY_LISTENERS", "submission"),
+            ("PAMRELAY_GUEST_SERVICE", "guests"),
         ]);
 
-        assert_eq!(mistakes.unwrap_err().len(), 7);
+        assert_eq!(mistakes.unwrap_err().len(), 10);
     }
 
     #[test]
@@ -271,14 +308,5 @@ mod tests {
         for service in ["other", ".smtp", "-smtp", "a/b", "smtp\n", "s mtp"] {
             assert!(read(&[("PAMRELAY_SERVICE", service)]).is_err(), "{service:?}");
         }
-    }
-
-    #[test]
-    fn rules_survive_their_way_to_the_template() {
-        let rules = read(&[("PAMRELAY_GROUPS", "mail users, Domain Users"), ("PAMRELAY_MIN_UID", "500")]).unwrap().rules;
-
-        assert_eq!(rules.groups, ["mail users", "Domain Users"]);
-        assert_eq!(Rules::from_args(rules.to_args().into_iter()), Some(rules));
-        assert_eq!(Rules::from_args(["smtp".to_owned()].into_iter()), None);
     }
 }

@@ -49,6 +49,12 @@ impl<V: Copy + Default + Ord> Table<V> {
             *place = (key.0, change(old));
         }
     }
+
+    /// Whether there was anything to forget.
+    pub(crate) fn forget(&mut self, key: Key) -> bool {
+        let place = self.sets[key.set()].iter_mut().find(|place| place.0 == key.0 && place.1 != V::default());
+        place.map(|place| *place = (0, V::default())).is_some()
+    }
 }
 
 #[cfg(test)]
@@ -67,6 +73,17 @@ mod tests {
         assert_eq!(table.get(Key(7)), Some(1000));
         assert_eq!(table.get(Key(99_999 << 32 | 8)), Some(1));
         assert_eq!(size_of_val(&*table.sets), SETS * WAYS * 16);
+    }
+
+    #[test]
+    fn what_is_forgotten_is_gone_and_nothing_else() {
+        let mut table = Table::new();
+        table.update(Key(7), |_| 1u64);
+        table.update(Key(8), |_| 2u64);
+
+        assert!(table.forget(Key(7)));
+        assert!(!table.forget(Key(7)));
+        assert_eq!((table.get(Key(7)), table.get(Key(8))), (None, Some(2)));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The template process: has run `pam_start` and nothing more, and forks one worker for each question.
+//! The template process: has run `pam_start` for each service and nothing more, and forks one worker for each question.
 //!
 //! ```text
 //! exec ─▶ pam_start ─▶ fit? ──yes──▶ Ready ─▶ fork, fork, fork … ─▶ listener hangs up ─▶ last worker ends ─▶ exit
@@ -23,8 +23,8 @@ use nix::unistd::{Pid, dup2_stdin, getpid};
 use crate::brood::{self, Orphans};
 use crate::control::{self, Heard, Word};
 use crate::pam::Transaction;
-use crate::settings::Rules;
-use crate::worker::{self, Modules};
+use crate::rules::Rules;
+use crate::worker::{self, Stacks};
 use crate::{harden, service, sys};
 
 /// Whether the template loads the modules or each worker does.
@@ -49,7 +49,7 @@ impl Loading {
 
 struct Template {
     control: OwnedFd,
-    modules: Modules,
+    stacks: Stacks,
     rules: Rules,
     workers: Vec<Worker>,
 }
@@ -72,10 +72,10 @@ pub(crate) fn run(loading: Loading, rules: Rules) -> io::Result<()> {
     let control = io::stdin().as_fd().try_clone_to_owned()?;
     dup2_stdin(File::open("/dev/null")?)?;
 
-    let modules = match loading {
-        Loading::EachTime => Modules::Cold,
+    let stacks = match loading {
+        Loading::EachTime => Stacks::default(),
         Loading::Once => match load(&rules) {
-            Ok(transaction) => Modules::Loaded(transaction),
+            Ok(stacks) => stacks,
             Err(unfit) => {
                 control::say(control.as_fd(), unfit, None)?;
                 sys::exit_now(0); // threads may be running: no destructors
@@ -83,20 +83,24 @@ pub(crate) fn run(loading: Loading, rules: Rules) -> io::Result<()> {
         },
     };
     control::say(control.as_fd(), Word::Ready, None)?;
-    Template { control, modules, rules, workers: Vec::new() }.serve()
+    Template { control, stacks, rules, workers: Vec::new() }.serve()
 }
 
-/// `pam_start`, and the check that it left nothing that a fork must not inherit.
-fn load(rules: &Rules) -> Result<Transaction, Word> {
+/// `pam_start` for each service that can be used, and the check that it left nothing that a fork must not inherit.
+fn load(rules: &Rules) -> Result<Stacks, Word> {
     let descriptors = names("/proc/self/fd");
-    let service = CString::new(rules.service.as_str()).map_err(|_| Word::Unfit { extra: 0, code: 0 })?;
-    let transaction = Transaction::start(&service).map_err(|code| Word::Unfit { extra: 0, code: code.0 })?;
-    // Looked at again: had the file gone before libpam read it, `other` would now be loaded.
-    if service::unusable(&rules.service).is_some() {
-        return Err(Word::Unfit { extra: 0, code: 0 });
+    let mut stacks = Stacks::default();
+    for service in rules.services().into_iter().filter(|service| service::unusable(service).is_none()) {
+        let name = CString::new(service).map_err(|_| Word::Unfit { extra: 0, code: 0 })?;
+        let transaction = Transaction::start(&name).map_err(|code| Word::Unfit { extra: 0, code: code.0 })?;
+        // Looked at again: had the file gone before libpam read it, `other` would now be loaded.
+        if service::unusable(service).is_some() {
+            return Err(Word::Unfit { extra: 0, code: 0 });
+        }
+        stacks.add(service, transaction);
     }
     let extra = names("/proc/self/task").len().abs_diff(1) + usize::from(names("/proc/self/fd") != descriptors);
-    if extra == 0 { Ok(transaction) } else { Err(Word::Unfit { extra: i32::try_from(extra).unwrap_or(i32::MAX), code: 0 }) }
+    if extra == 0 { Ok(stacks) } else { Err(Word::Unfit { extra: i32::try_from(extra).unwrap_or(i32::MAX), code: 0 }) }
 }
 
 /// The entries of a directory of /proc; none at all if it cannot be read, which fits no template.
@@ -144,7 +148,7 @@ impl Template {
     fn fork(&mut self, job: u64, socket: OwnedFd) -> io::Result<()> {
         let me = getpid();
         let started = sys::fork().and_then(|child| {
-            let Some(pid) = child else { worker::run(socket, &mut self.modules, &self.rules, me) };
+            let Some(pid) = child else { worker::run(socket, &mut self.stacks, &self.rules, me) };
             let pidfd = sys::pidfd_open(pid)?; // ours and not waited for, so it is this child
             Ok(Worker { job, pid, pidfd })
         });

@@ -5,8 +5,8 @@
 //!    └─ unfit: the next one leaves loading to the workers      └─ lost or stuck: killed, the next after a pause
 //! ```
 //!
-//! Invariant: none is in use while the service file is missing or incomplete; and a process is signalled
-//! only while its number is its own.
+//! Invariant: none loads a service whose file is missing or incomplete; and a process is signalled only while its number
+//! is its own.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -20,9 +20,10 @@ use nix::unistd::Pid;
 
 use crate::brood::{self, Orphans};
 use crate::control::{self, Heard, Word};
+use crate::lockout::{self, Lockout};
 use crate::log::{Level, Line};
+use crate::rules::Rules;
 use crate::service::{self, Watch};
-use crate::settings::Rules;
 use crate::template::Loading;
 
 /// A template is replaced after this time: what modules read at load time may have changed unseen.
@@ -47,7 +48,9 @@ pub(crate) struct Templates {
     watch: Watch,
     fingerprint: u64,
     looked: Option<Instant>,
-    unusable: bool,
+    /// The services without a good file.
+    unusable: Vec<String>,
+    lockout: Option<Lockout>,
     loading: Loading,
     in_use: Option<Template>,
     retiring: Vec<Template>,
@@ -72,8 +75,6 @@ struct Template {
 pub(crate) enum Readiness {
     Now,
     Later,
-    /// Not before an administrator does something.
-    Never,
 }
 
 impl Templates {
@@ -83,7 +84,8 @@ impl Templates {
             watch: Watch::new(),
             fingerprint: 0,
             looked: None,
-            unusable: false,
+            unusable: Vec::new(),
+            lockout: None,
             loading: Loading::Once,
             in_use: None,
             retiring: Vec::new(),
@@ -97,7 +99,6 @@ impl Templates {
     pub(crate) fn readiness(&mut self, now: Instant) -> Readiness {
         self.look(now);
         match &self.in_use {
-            _ if self.unusable => Readiness::Never,
             Some(template) if template.ready => Readiness::Now,
             Some(_) => Readiness::Later,
             None if self.not_before.is_some_and(|time| now < time) => Readiness::Later,
@@ -106,6 +107,21 @@ impl Templates {
                 Readiness::Later
             }
         }
+    }
+
+    /// Whether the file of this service was good when it was looked at.
+    pub(crate) fn is_usable(&self, service: &str) -> bool {
+        !self.unusable.iter().any(|unusable| unusable == service)
+    }
+
+    /// What locks accounts in the services themselves.
+    pub(crate) fn lockout(&self) -> Option<Lockout> {
+        self.lockout
+    }
+
+    /// The process in use.
+    pub(crate) fn pid(&self) -> Option<Pid> {
+        self.in_use.as_ref().map(|template| template.pid)
     }
 
     /// Has a worker forked with this end of its socket. Gives back whose child it will be.
@@ -218,14 +234,17 @@ impl Templates {
             self.loading = Loading::Once;
             self.failures = 0;
             self.not_before = None;
-            let unusable = service::unusable(&self.rules.service);
+            let services = self.rules.services();
+            let unusable: Vec<(&str, String)> =
+                services.iter().filter_map(|service| service::unusable(service).map(|why| (*service, why))).collect();
             if !first {
                 Line::event(Level::Notice, "template").with("state", "replaced").with("because", "files-changed").write();
             }
-            if let Some(why) = &unusable {
-                Line::event(Level::Error, "service").with("state", "unusable").text("text", why).write();
+            for (service, why) in &unusable {
+                Line::event(Level::Error, "service").with("service", service).with("state", "unusable").text("text", why).write();
             }
-            self.unusable = unusable.is_some();
+            self.lockout = lockout::of(&services);
+            self.unusable = unusable.into_iter().map(|(service, _)| service.to_owned()).collect();
             self.retire();
         } else if self.in_use.as_ref().is_some_and(|template| template.is_older(LIFE, now)) {
             self.retire();

@@ -2,7 +2,7 @@
 //!
 //! Whatever a module does (hang, crash, `exit(0)`, write to standard output, change uid or umask, leave
 //! threads) happens here and is over with this process. Invariant: the only way to an *accept* is the last
-//! line of [`answer`]; everything before it leaves by `?` with a refusal or *unavailable*.
+//! step of [`Walk::answer`]; everything before it leaves by `?` with a refusal or *unavailable*.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -17,21 +17,38 @@ use pamrelay_authwire::{Accepted, Cause, Outcome, Phase, Question, QuestionFrame
 
 use crate::pam::{Code, Transaction};
 use crate::report::Report;
-use crate::settings::Rules;
+use crate::rules::Rules;
 use crate::{account, check, judge, service, sys};
 
-const TTY: &CStr = c"smtp";
+/// The PAM handles of a worker: those that the template has started already, and what it starts itself.
+#[derive(Default)]
+pub(crate) struct Stacks(Vec<(String, Transaction)>);
 
-/// Where a worker gets its PAM handle from.
-pub(crate) enum Modules {
-    /// The template has run `pam_start`; this is the copy.
-    Loaded(Transaction),
-    /// The worker runs `pam_start` itself.
-    Cold,
+impl Stacks {
+    pub(crate) fn add(&mut self, service: &str, transaction: Transaction) {
+        self.0.push((service.to_owned(), transaction));
+    }
+
+    /// The handle of this service, started if need be. Each is given out once.
+    fn take(&mut self, service: &str) -> Result<Transaction, Outcome> {
+        if let Some(at) = self.0.iter().position(|(name, _)| name == service) {
+            return Ok(self.0.swap_remove(at).1);
+        }
+        let failed = |code: Code, reason| Outcome::Unavailable(Cause { phase: Phase::Start, code: code.0, reason });
+        let no_service = || failed(Code::SUCCESS, Reason::NoService);
+        if service::unusable(service).is_some() {
+            return Err(no_service());
+        }
+        let name = CString::new(service).map_err(|_| no_service())?;
+        let transaction = Transaction::start(&name).map_err(|code| failed(code, Reason::Fault))?;
+        // Looked at again: had the file gone before libpam read it, `other` would now be loaded.
+        if service::unusable(service).is_some() { Err(no_service()) } else { Ok(transaction) }
+    }
 }
 
 /// Runs in the fresh fork and never returns. `template` is the parent, as it knows itself.
-pub(crate) fn run(socket: OwnedFd, modules: &mut Modules, rules: &Rules, template: Pid) -> ! {
+pub(crate) fn run(socket: OwnedFd, stacks: &mut Stacks, rules: &Rules, template: Pid) -> ! {
+    let mut used = None;
     let done = catch_unwind(AssertUnwindSafe(|| {
         confine(&socket, rules, template)?;
         let me = getpid();
@@ -40,47 +57,65 @@ pub(crate) fn run(socket: OwnedFd, modules: &mut Modules, rules: &Rules, templat
         frame.filled(count);
         let question = Question::decode(frame.as_bytes())?;
 
-        if matches!(modules, Modules::Cold) && service::unusable(&rules.service).is_none() {
-            let name = CString::new(rules.service.as_str()).ok()?;
-            *modules = match Transaction::start(&name) {
-                // Looked at again: had the file gone before libpam read it, `other` would now be loaded.
-                Ok(_) if service::unusable(&rules.service).is_some() => Modules::Cold,
-                Ok(transaction) => Modules::Loaded(transaction),
-                Err(code) => {
-                    let outcome = Outcome::Unavailable(Cause { phase: Phase::Start, code: code.0, reason: Reason::Fault });
-                    return tell(&socket, me, Report::new(outcome, b"", b""), question.id);
-                }
-            };
-        }
-        let Modules::Loaded(transaction) = modules else {
-            let outcome = Outcome::Unavailable(Cause { phase: Phase::Start, code: 0, reason: Reason::NoService });
-            return tell(&socket, me, Report::new(outcome, b"", b""), question.id);
-        };
-
-        let outcome = answer(transaction, &question, rules).map_or_else(|refusal| refusal, Outcome::Accept);
-        tell(&socket, me, Report::new(outcome, transaction.said(), question.password), question.id)
+        let mut walk = Walk { rules, stacks, service: "", transaction: &mut used };
+        let outcome = walk.answer(&question).map_or_else(|refusal| refusal, Outcome::Accept);
+        let service = walk.service;
+        let said = used.as_mut().map(Transaction::said).unwrap_or_default();
+        tell(&socket, me, Report::new(outcome, service, said, question.password), question.id)
     }));
     // pam_end after the answer: modules tidy up (Kerberos ticket files), and a slow one keeps nobody waiting.
-    let tidied = catch_unwind(AssertUnwindSafe(|| *modules = Modules::Cold));
+    let tidied = catch_unwind(AssertUnwindSafe(|| drop(used.take())));
     sys::exit_now(i32::from(!matches!((done, tidied), (Ok(Some(())), Ok(())))));
 }
 
 /// The walk from question to account.
-fn answer(transaction: &mut Transaction, question: &Question<'_>, rules: &Rules) -> Result<Accepted, Outcome> {
-    let refused = |reason| Outcome::Reject(Cause { phase: Phase::Check, code: 0, reason });
-    let broken = |code: Code| Outcome::Unavailable(Cause { phase: Phase::Start, code: code.0, reason: Reason::Fault });
+struct Walk<'a, 't> {
+    rules: &'a Rules,
+    stacks: &'t mut Stacks,
+    /// The service that was asked; empty as long as none was.
+    service: &'a str,
+    transaction: &'t mut Option<Transaction>,
+}
 
-    let user = check::admissible(question).map_err(refused)?;
-    let peer = CString::new(question.peer_addr().to_string()).map_err(|_| broken(Code::BUF_ERR))?;
-    transaction.introduce(&user, &peer, TTY).map_err(broken)?;
+impl Walk<'_, '_> {
+    fn answer(&mut self, question: &Question<'_>) -> Result<Accepted, Outcome> {
+        let refused = |reason| Outcome::Reject(Cause { phase: Phase::Check, code: 0, reason });
+        let broken = |code: Code| Outcome::Unavailable(Cause { phase: Phase::Start, code: code.0, reason: Reason::Fault });
 
-    let (code, prompts) = transaction.authenticate(question.password);
-    judge::authenticated(code, prompts)?;
+        let user = check::admissible(question, &self.rules.names).map_err(refused)?;
+        self.service = self.service_for(question.listener, &user)?;
+        let peer = CString::new(question.peer_addr().to_string()).map_err(|_| broken(Code::BUF_ERR))?;
+        let tty = CString::new(self.service).map_err(|_| broken(Code::BUF_ERR))?;
+        let transaction = self.transaction.insert(self.stacks.take(self.service)?);
+        transaction.introduce(&user, &peer, &tty).map_err(broken)?;
 
-    let (code, _) = transaction.account();
-    judge::permitted(code)?;
+        let (code, prompts) = transaction.authenticate(question.password);
+        judge::authenticated(code, prompts)?;
 
-    account::identify(transaction.user(), rules)
+        let (code, _) = transaction.account();
+        judge::permitted(code)?;
+
+        match &self.rules.guests {
+            Some(guests) if guests.service == self.service => account::identify_guest(transaction.user(), guests, self.rules),
+            Some(_) | None => account::identify(transaction.user(), self.rules),
+        }
+    }
+}
+
+impl<'a> Walk<'a, '_> {
+    /// The listener's service; and where there is one for guests, that for every name that the host does not know.
+    fn service_for(&self, listener: &str, user: &CStr) -> Result<&'a str, Outcome> {
+        let rules = self.rules;
+        let unavailable = |reason| Outcome::Unavailable(Cause { phase: Phase::Start, code: 0, reason });
+        let service = rules.service_of(listener).ok_or_else(|| unavailable(Reason::NoListener))?;
+        let Some(guests) = &rules.guests else { return Ok(service) };
+        let known = account::is_known(user.to_str().map_err(|_| unavailable(Reason::Fault))?)?;
+        match (known, service == guests.service) {
+            (true, false) => Ok(service),
+            (false, _) => Ok(&guests.service),
+            (true, true) => Err(Outcome::Reject(Cause { phase: Phase::Identity, code: 0, reason: Reason::NoGuest })),
+        }
+    }
 }
 
 /// Sends the report, unless this is a copy that a module forked and forgot to end.

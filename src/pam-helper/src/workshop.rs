@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 
 use crate::control::{self, Heard, Word};
 use crate::job::{Job, News};
+use crate::lockout::Lockout;
 use crate::log::{Level, Line};
 use crate::settings::Settings;
 use crate::templates::{Readiness, Templates};
@@ -33,6 +34,15 @@ pub(crate) enum Source {
     End(u64),
 }
 
+/// Workers, and their memory.
+pub(crate) struct Census {
+    pub(crate) busy: usize,
+    /// Those that wait for a back end or hang.
+    pub(crate) slow: usize,
+    pub(crate) workers_kib: u64,
+    pub(crate) template_kib: u64,
+}
+
 impl Workshop {
     pub(crate) fn new(settings: &Settings) -> Self {
         Self {
@@ -49,6 +59,25 @@ impl Workshop {
         match self.templates.readiness(now) {
             Readiness::Now if !self.has_room(now) => Readiness::Later,
             readiness => readiness,
+        }
+    }
+
+    pub(crate) fn is_usable(&self, service: &str) -> bool {
+        self.templates.is_usable(service)
+    }
+
+    pub(crate) fn lockout(&self) -> Option<Lockout> {
+        self.templates.lockout()
+    }
+
+    /// How many workers there are now, and what they take.
+    pub(crate) fn census(&self, now: Instant) -> Census {
+        let busy = self.jobs.iter().filter(|job| job.is_busy(now)).count();
+        Census {
+            busy,
+            slow: self.jobs.len().saturating_sub(busy),
+            workers_kib: self.jobs.iter().filter_map(Job::pid).map(resident_kib).sum(),
+            template_kib: self.templates.pid().map_or(0, resident_kib),
         }
     }
 
@@ -164,4 +193,11 @@ impl Workshop {
     fn job(&mut self, id: u64) -> Option<&mut Job> {
         self.jobs.iter_mut().find(|job| job.id == id)
     }
+}
+
+/// The resident memory of a process; nought if it is gone.
+pub(crate) fn resident_kib(pid: Pid) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }

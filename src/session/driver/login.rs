@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Client;
-use crate::auth::{Answer, Password};
+use crate::auth::{Answer, Password, Trouble, Visit};
 use crate::session::{Checking, Secured, Session};
 use crate::smtp::reply::{Refusal, Reply};
 use crate::smtp::sasl::Credentials;
@@ -14,10 +14,11 @@ impl Client<'_> {
     pub(super) async fn check(&self, checking: Checking, credentials: Credentials) -> (Session, Reply) {
         let asked = Instant::now();
         let Credentials { user, password } = credentials;
-        let answer = self.world.helper.ask(self.id.0, self.peer.ip(), &user, Password::from(password)).await;
+        let visit = Visit { session: self.id.0, peer: self.peer.ip(), listener: &self.listener };
+        let answer = self.world.helper.ask(visit, &user, Password::from(password)).await;
         let took = asked.elapsed();
-        let accepted = matches!(answer, Answer::Accept(_));
         self.log(&user, &answer, took);
+        let accepted = matches!(answer, Answer::Accept(_));
         let (session, reply) = checking.settle(answer);
         if !accepted {
             self.pace(asked).await;
@@ -28,14 +29,39 @@ impl Client<'_> {
     /// Refuses what the helper was not asked about, on the same schedule.
     pub(super) async fn deny(&self, secured: Secured) -> (Session, Reply) {
         let asked = Instant::now();
-        tracing::info!(event = "login", session = %self.id, peer = %self.peer.ip(), verdict = "reject", cause = "not a name and a password that PAM could take");
+        self.note(&Refusal::CREDENTIALS);
         self.pace(asked).await;
         (secured.into(), Refusal::CREDENTIALS.into())
     }
 
+    /// A login that came to no question. The name is not shown: it was not understood as one.
+    pub(super) fn note(&self, refusal: &Refusal) {
+        let Refusal(reply) = refusal;
+        let status = reply.status.map(|status| status.to_string()).unwrap_or_default();
+        tracing::info!(event = "login", session = %self.id, listener = %self.listener, peer = %self.peer.ip(), verdict = "reject", stage = "front", reply = format!("{} {status}", reply.code), cause = %reply.text);
+    }
+
+    /// The helper has the line for each question that it answered; here are those that it did not get or not answer.
     fn log(&self, user: &[u8], answer: &Answer, took: Duration) {
-        let user = String::from_utf8_lossy(user);
-        tracing::info!(event = "login", session = %self.id, peer = %self.peer.ip(), user = %user, verdict = answer.word(), cause = %answer, ms = took.as_millis() as u64);
+        let (user, kind) = (String::from_utf8_lossy(user), answer.kind());
+        let (session, peer, ms, verdict, reply) = (self.id, self.peer.ip(), took.as_millis() as u64, kind.word(), kind.reply());
+        match answer {
+            Answer::Unaskable(_) => {
+                tracing::info!(event = "login", session = %session, listener = %self.listener, peer = %peer, user = %user, ms, verdict, stage = "front", reply, cause = %answer);
+            }
+            Answer::Unavailable(Trouble::NoAnswer(_)) => {
+                tracing::error!(event = "login", session = %session, listener = %self.listener, peer = %peer, user = %user, ms, verdict, stage = "front", reply, cause = %answer);
+            }
+            Answer::Accept(_)
+            | Answer::Reject(_)
+            | Answer::Throttled(_)
+            | Answer::MustChange(_)
+            | Answer::Expired(_)
+            | Answer::NotPermitted(_)
+            | Answer::Unavailable(Trouble::Helper(_)) => {
+                tracing::debug!(event = "answered", session = %session, user = %user, ms, verdict, reply, cause = %answer);
+            }
+        }
     }
 
     /// Waits until the next slot after the floor, plus up to a quarter of it by chance: the time of a refusal tells

@@ -8,6 +8,7 @@ mod text;
 mod wire;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -53,6 +54,8 @@ pub struct Client<'a> {
     world: &'a World,
     pub id: SessionId,
     pub peer: SocketAddr,
+    /// Where it came in.
+    pub listener: Arc<str>,
     begun: Instant,
     /// Commands not understood or out of order, and refused logins, since the last message.
     faults: u32,
@@ -106,6 +109,10 @@ where
                 wire.flush(client.world.limits.command_timeout).await?;
                 client.deny(secured).await
             }
+            Step::NoLogin(next, refusal) => {
+                client.note(&refusal);
+                (next, refusal.into())
+            }
             Step::Receive(receiving) => client.receive(&mut wire, receiving).await?,
         };
         if client.is_worn_out_by(&reply) {
@@ -118,8 +125,8 @@ where
 }
 
 impl<'a> Client<'a> {
-    pub fn new(world: &'a World, peer: SocketAddr) -> Self {
-        Self { world, id: SessionId::fresh(), peer, begun: Instant::now(), faults: 0 }
+    pub fn new(world: &'a World, peer: SocketAddr, listener: Arc<str>) -> Self {
+        Self { world, id: SessionId::fresh(), peer, listener, begun: Instant::now(), faults: 0 }
     }
 
     /// How long the connection has lasted.

@@ -1,0 +1,78 @@
+//! `pamrelay auth throttled` and `release`: who is held back now, and letting them go.
+
+use std::net::IpAddr;
+
+use pamrelay_authwire::{Held, HeldSubject, Order, Question, Statement, Subject};
+use serde_json::json;
+
+use super::super::{Failure, Status};
+use super::{nonsense, order};
+use crate::config::Config;
+
+pub(super) fn list(json: bool, config: &Config) -> Result<Status, Failure> {
+    let Statement::Throttled(held) = order(&Order::Throttled, config)? else { return Err(nonsense()) };
+    if json {
+        println!("{}", serde_json::Value::from(held.iter().map(in_json).collect::<Vec<_>>()));
+    } else if held.is_empty() {
+        println!("Nobody is held back.");
+    } else {
+        println!("{:<8} {:<40} {:>8}  {:>12}", "WHAT", "WHO", "FAILURES", "FREE IN");
+        held.iter().for_each(|held| println!("{}", row(held)));
+    }
+    Ok(Status::Ok)
+}
+
+/// `None` is everybody.
+pub(super) fn release(subject: Option<&str>, config: &Config) -> Result<Status, Failure> {
+    let subject = subject.map_or(Subject::All, |text| match text.parse::<IpAddr>() {
+        Ok(address) => Subject::Network(Question::peer_bytes(address)),
+        Err(_) => Subject::Account(text.to_owned()),
+    });
+    let Statement::Released(found) = order(&Order::Release(subject), config)? else { return Err(nonsense()) };
+    println!("{}", if found { "Released." } else { "There was nothing to forget." });
+    Ok(if found { Status::Ok } else { Status::No })
+}
+
+fn row(held: &Held) -> String {
+    let (what, who) = names(held);
+    let who: String = who.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    format!("{what:<8} {who:<40} {:>8}  {:>10} s", held.failures, held.wait)
+}
+
+fn names(held: &Held) -> (&'static str, String) {
+    match &held.subject {
+        HeldSubject::Account(name) => ("account", name.clone()),
+        HeldSubject::Network(address) => ("network", network(*address)),
+        HeldSubject::All => ("all", "everybody from a new network".to_owned()),
+    }
+}
+
+/// An IPv6 address stands for its /64.
+fn network(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(four) => four.to_string(),
+        IpAddr::V6(six) => format!("{}/64", std::net::Ipv6Addr::from_bits(six.to_bits() & !u128::from(u64::MAX))),
+    }
+}
+
+fn in_json(held: &Held) -> serde_json::Value {
+    let (what, who) = names(held);
+    json!({ "what": what, "who": who, "failures": held.failures, "seconds": held.wait })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_names_the_account_or_the_network() {
+        let held = |subject| Held { subject, failures: 3, wait: 900 };
+
+        assert_eq!(
+            row(&held(HeldSubject::Account("ann\u{1b}".into()))).split_whitespace().collect::<Vec<_>>(),
+            ["account", "ann\u{fffd}", "3", "900", "s"]
+        );
+        assert!(row(&held(HeldSubject::Network("2001:db8:0:1:2::3".parse().unwrap()))).contains("2001:db8:0:1::/64"));
+        assert!(row(&held(HeldSubject::All)).starts_with("all"));
+    }
+}

@@ -1,0 +1,138 @@
+//! The latest logins as they were answered, so that an administrator can ask why.
+//!
+//! Invariant: memory is bounded, and there is no password in it.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+
+use pamrelay_authwire::{Attempt, Logins, OutcomeKind, Question};
+
+use crate::check;
+
+/// So many are remembered; with every text as long as it can be they take less than a mebibyte.
+const REMEMBERED: usize = 512;
+/// So many are told at once.
+const TOLD: usize = 16;
+
+#[derive(Default)]
+pub(crate) struct Ledger {
+    attempts: VecDeque<Attempt>,
+    totals: [u64; 4],
+}
+
+/// What was answered since the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Totals {
+    pub(crate) accepted: u64,
+    pub(crate) refused: u64,
+    pub(crate) throttled: u64,
+    pub(crate) unavailable: u64,
+}
+
+impl Ledger {
+    pub(crate) fn enter(&mut self, attempt: Attempt) {
+        let [accepted, refused, throttled, unavailable] = &mut self.totals;
+        *match attempt.outcome {
+            OutcomeKind::Accept => accepted,
+            OutcomeKind::Reject | OutcomeKind::MustChange | OutcomeKind::Expired | OutcomeKind::NotPermitted => refused,
+            OutcomeKind::Throttled => throttled,
+            OutcomeKind::Unavailable => unavailable,
+        } += 1;
+        if self.attempts.len() >= REMEMBERED {
+            self.attempts.pop_back();
+        }
+        self.attempts.push_front(attempt);
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        let [accepted, refused, throttled, unavailable] = self.totals;
+        Totals { accepted, refused, throttled, unavailable }
+    }
+
+    /// Those that are asked for, the newest first.
+    pub(crate) fn find(&self, wanted: &Logins) -> Vec<Attempt> {
+        let fits = |attempt: &&Attempt| match wanted {
+            Logins::OfSession(session) => attempt.session == *session,
+            Logins::OfUser(user) => [&attempt.typed, &attempt.asked, &attempt.account].iter().any(|name| is(name, user)),
+            Logins::Latest => true,
+        };
+        self.attempts.iter().filter(fits).take(TOLD).cloned().collect()
+    }
+
+    /// The accounts that were named lately, each once.
+    pub(crate) fn accounts(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for name in self.attempts.iter().map(|attempt| attempt.asked.as_str()).filter(|name| !name.is_empty()) {
+            if !names.iter().any(|known| is(known, name)) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    /// The addresses that came lately, each once.
+    pub(crate) fn peers(&self) -> Vec<IpAddr> {
+        let mut peers: Vec<IpAddr> = self.attempts.iter().map(|attempt| Question::address(attempt.peer)).collect();
+        peers.sort_unstable();
+        peers.dedup();
+        peers
+    }
+}
+
+/// Whether two names mean the same account.
+fn is(one: &str, other: &str) -> bool {
+    !one.is_empty() && check::account(one.as_bytes()) == check::account(other.as_bytes())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use pamrelay_authwire::{Cause, Phase, Reason};
+
+    use super::*;
+
+    pub(crate) fn attempt(session: u64, user: &str, peer: &str) -> Attempt {
+        Attempt {
+            at: session,
+            session,
+            peer: Question::peer_bytes(peer.parse().unwrap()),
+            listener: String::new(),
+            service: "smtp".into(),
+            typed: user.into(),
+            asked: user.into(),
+            account: String::new(),
+            outcome: OutcomeKind::Reject,
+            cause: Some(Cause { phase: Phase::Auth, code: 7, reason: Reason::Refused }),
+            took: 1,
+            waited: 0,
+            text: String::new(),
+        }
+    }
+
+    #[test]
+    fn finds_by_session_and_by_however_the_name_was_written() {
+        let mut ledger = Ledger::default();
+        ledger.enter(attempt(1, "alice", "192.0.2.1"));
+        ledger.enter(attempt(2, "LAB\\Alice", "192.0.2.1"));
+        ledger.enter(attempt(3, "bob", "192.0.2.2"));
+        let sessions = |wanted| ledger.find(&wanted).iter().map(|attempt| attempt.session).collect::<Vec<_>>();
+
+        assert_eq!(sessions(Logins::OfSession(1)), [1]);
+        assert_eq!(sessions(Logins::OfUser("ALICE@lab.test".into())), [2, 1]);
+        assert_eq!(sessions(Logins::Latest), [3, 2, 1]);
+        assert_eq!(sessions(Logins::OfUser("nobody".into())), [0u64; 0]);
+        assert_eq!((ledger.accounts(), ledger.peers().len()), (vec!["bob", "LAB\\Alice"], 2));
+        assert_eq!(ledger.totals().refused, 3);
+    }
+
+    #[test]
+    fn remembers_so_many_and_no_more() {
+        let mut ledger = Ledger::default();
+
+        (0..2000).for_each(|session| ledger.enter(attempt(session, "alice", "192.0.2.1")));
+
+        assert_eq!(ledger.attempts.len(), REMEMBERED);
+        assert_eq!(ledger.find(&Logins::Latest).len(), TOLD);
+        assert_eq!(ledger.find(&Logins::OfSession(1)), []);
+        assert_eq!(ledger.totals().refused, 2000);
+    }
+}

@@ -1,0 +1,227 @@
+//! Guesses: what reaches PAM, whom it holds back and whom it does not, and what root can see and do about it.
+
+use std::fs;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pamrelay_authwire::{HeldSubject, Logins, Order, OutcomeKind, Question, Statement, Subject};
+
+use crate::pam_stage::{Helper, Stage, UNIX, marked, waits_for, words};
+
+/// A stack that locks an account at the third wrong password within 15 minutes, as faillock does unless told otherwise.
+const FAILLOCK: &str = "auth required pam_faillock.so preauth dir=DIR/faillock\n\
+    auth [success=1 default=ignore] pam_unix.so nodelay\n\
+    auth [default=die] pam_faillock.so authfail dir=DIR/faillock\n\
+    auth required pam_faillock.so authsucc dir=DIR/faillock\n\
+    account required pam_unix.so\n";
+
+/// The verdicts on guesses at one account, each from another address.
+fn guesses(helper: &Helper, user: &str, count: usize) -> Vec<String> {
+    let guess =
+        |n: usize| words(&helper.asks_from(&format!("198.51.{}.{}", n / 250, n % 250), user.as_bytes(), format!("guess{n}").as_bytes()));
+    thread::scope(|scope| {
+        let asked: Vec<_> = (0..8).map(|part| scope.spawn(move || (part..count).step_by(8).map(guess).collect::<Vec<_>>())).collect();
+        asked.into_iter().flat_map(|asked| asked.join().unwrap()).collect()
+    })
+}
+
+fn throttled(helper: &Helper) -> Vec<HeldSubject> {
+    let Statement::Throttled(held) = helper.orders(&Order::Throttled) else { panic!("another statement") };
+    held.into_iter().map(|held| held.subject).collect()
+}
+
+root_test! {
+    fn wrong_passwords_are_counted_and_the_right_one_from_elsewhere_then_waits_too() {
+        let helper = Stage::new(UNIX).start();
+
+        let outcomes = guesses(&helper, "bob", 40);
+
+        assert_eq!(outcomes.iter().filter(|outcome| *outcome == "reject auth 7 refused").count(), 3, "{outcomes:?}");
+        assert_eq!(outcomes.iter().filter(|outcome| *outcome == "throttled limit 0 account-failures").count(), 37, "{outcomes:?}");
+        for spelling in ["bob", "BOB", "LAB\\bob", "bob@lab.test"] {
+            assert_eq!(words(&helper.asks(spelling, "right")), "throttled limit 0 account-failures", "{spelling}");
+        }
+        assert_eq!(words(&helper.asks("carol", "right")), "accept");
+    }
+
+    fn the_stack_s_own_lock_out_is_never_reached_and_the_owner_logs_in_from_where_he_did() {
+        let stage = Stage::new(&FAILLOCK.replace("account required", "account required pam_faillock.so dir=DIR/faillock\naccount required"));
+        let service = fs::read_to_string(stage.dir().join("pam.d/smtp")).unwrap().replace("DIR", stage.dir().to_str().unwrap());
+        fs::write(stage.dir().join("pam.d/smtp"), service).unwrap();
+        fs::create_dir(stage.dir().join("faillock")).unwrap();
+        let helper = stage.set("FAILURES_PER_SECOND", "100000").start();
+        assert_eq!(words(&helper.asks_from("203.0.113.1", b"bob", b"right")), "accept");
+
+        let outcomes = guesses(&helper, "bob", 1000);
+
+        assert_eq!(outcomes.iter().filter(|outcome| outcome.starts_with("reject")).count(), 1, "one of three stays to the owner, and three lock");
+        for _ in 0..3 {
+            assert_eq!(words(&helper.asks_from("203.0.113.1", b"bob", b"right")), "accept");
+        }
+        assert_eq!(words(&helper.asks_from("203.0.113.1", b"bob", b"mistyped")), "reject auth 6 refused", "faillock says so");
+        helper.waits_for_log("event=limits account_failures=2 seconds=1800");
+        let tally = Command::new("faillock").args(["--dir"]).arg(helper.dir.path().join("faillock")).args(["--user", "bob"]).output().unwrap();
+        let tally = String::from_utf8_lossy(&tally.stdout).into_owned();
+        assert!(tally.lines().filter(|line| line.trim_end().ends_with('V')).count() < 3, "{tally}");
+    }
+
+    fn a_device_with_an_old_password_keeps_nobody_out() {
+        let helper = Stage::new(UNIX).start();
+        assert_eq!(words(&helper.asks("bob", "right")), "accept");
+
+        let outcomes: Vec<_> = (0..200).map(|_| words(&helper.asks("bob", "last year's"))).collect();
+
+        let asked = outcomes.iter().filter(|outcome| *outcome == "reject auth 7 refused").count();
+        assert_eq!(asked, 2, "{outcomes:?}");
+        assert!(outcomes.iter().skip(2).all(|outcome| outcome == "reject limit 0 same-again"), "{outcomes:?}");
+        assert_eq!(words(&helper.asks("bob", "right")), "accept");
+        assert_eq!(words(&helper.asks_from("203.0.113.7", b"bob", b"right")), "accept", "also from elsewhere");
+        assert_eq!(words(&helper.asks("carol", "right")), "accept", "and the others behind the same address");
+    }
+
+    fn failures_in_all_are_bounded_whoever_is_named() {
+        let helper = Stage::new(UNIX).set("FAILURES_PER_SECOND", "1").start();
+        let outcomes: Vec<_> = (0..15).map(|n| words(&helper.asks_from(&format!("198.51.100.{n}"), format!("user{n}").as_bytes(), b"x"))).collect();
+
+        assert!(outcomes.iter().take(10).all(|outcome| outcome == "reject auth 10 refused"), "{outcomes:?}");
+        assert_eq!(outcomes.last().unwrap(), "throttled limit 0 all-failures");
+    }
+
+    fn a_network_that_fails_fast_is_throttled_and_nobody_else_is() {
+        let helper = Stage::new(UNIX).set("PEER_FAILURES_PER_MINUTE", "12").start();
+        let guess = |peer: &str, n: i32| words(&helper.asks_from(peer, format!("user{n}").as_bytes(), b"x"));
+
+        for n in 0..6 {
+            assert_eq!(guess("2001:db8:0:1::25", n), "reject auth 10 refused", "{n}");
+        }
+        for n in 6..300 {
+            assert_eq!(guess(&format!("2001:db8:0:1::{n:x}"), n), "throttled limit 0 peer-failures", "{n}");
+        }
+        assert_eq!(words(&helper.asks_from("2001:db8:0:1::1", b"bob", b"right")), "throttled limit 0 peer-failures");
+        for peer in ["2001:db8:0:2::25", "192.0.2.1", "::1"] {
+            assert_eq!(words(&helper.asks_from(peer, b"bob", b"right")), "accept", "{peer}");
+        }
+    }
+
+    fn whoever_logged_in_lately_from_there_passes_while_strangers_are_held_back() {
+        let helper = Stage::new(UNIX).set("FAILURES_PER_SECOND", "1").start();
+        let login = |peer: &str, user: &str| words(&helper.asks_from(peer, user.as_bytes(), b"right"));
+        assert_eq!(login("192.0.2.1", "bob"), "accept");
+
+        std::thread::scope(|scope| {
+            for client in 0..100 {
+                let helper = &helper;
+                let guess = move |n: i32| words(&helper.asks_from(&format!("198.51.100.{client}"), format!("user{client}.{n}").as_bytes(), b"x"));
+                scope.spawn(move || (0..5).for_each(|n| drop(guess(n))));
+            }
+        });
+
+        assert_eq!(login("192.0.2.2", "carol"), "throttled limit 0 all-failures");
+        assert_eq!(login("192.0.2.2", "bob"), "throttled limit 0 all-failures", "known from elsewhere only");
+        assert_eq!(login("192.0.2.1", "bob"), "accept");
+    }
+
+    fn root_sees_who_is_held_back_and_lets_go() {
+        let helper = Stage::new(UNIX).set("PEER_FAILURES_PER_MINUTE", "8").start();
+        guesses(&helper, "Bob", 40);
+        for n in 0..8 {
+            helper.asks_from("203.0.113.9", format!("user{n}").as_bytes(), b"x");
+        }
+        let (bob, network) = (HeldSubject::Account("Bob".into()), HeldSubject::Network("203.0.113.9".parse().unwrap()));
+        assert_eq!(throttled(&helper), [bob, network]);
+
+        assert_eq!(helper.orders(&Order::Release(Subject::Account("bob@lab.test".into()))), Statement::Released(true));
+        assert_eq!(helper.orders(&Order::Release(Subject::Network(Question::peer_bytes("203.0.113.9".parse().unwrap())))), Statement::Released(true));
+
+        assert_eq!(throttled(&helper), []);
+        assert_eq!(helper.orders(&Order::Release(Subject::Account("bob".into()))), Statement::Released(false));
+        assert_eq!(words(&helper.asks_from("203.0.113.9", b"bob", b"right")), "accept");
+        helper.waits_for_log("event=released account=\"bob@lab.test\"");
+    }
+
+    fn root_hears_why_a_login_was_answered_as_it_was() {
+        let stage = Stage::new("auth optional pam_echo.so for %u from %H\nauth required pam_unix.so nodelay\naccount required pam_unix.so\n");
+        let helper = stage.set("NAMES", "strip-realm=lab.test").start();
+        helper.asks_from("198.51.100.7", b"bob@LAB.test", b"wrong");
+        helper.asks_from("198.51.100.8", b"bob", b"right");
+        helper.asks("carol", "right");
+
+        let Statement::Attempts(attempts) = helper.orders(&Order::Explain(Logins::OfUser("bob".into()))) else { panic!("another statement") };
+
+        let [accepted, refused] = attempts.as_slice() else { panic!("{attempts:?}") };
+        assert_eq!((refused.typed.as_str(), refused.asked.as_str(), refused.service.as_str()), ("bob@LAB.test", "bob", "smtp"));
+        assert_eq!((refused.outcome, refused.cause.unwrap().code, refused.session), (OutcomeKind::Reject, 7, 42));
+        assert_eq!(Question::address(refused.peer).to_string(), "198.51.100.7");
+        assert_eq!(refused.text, "for bob from 198.51.100.7", "PAM_RHOST is the client's address in numbers");
+        assert_eq!((accepted.outcome, accepted.account.as_str(), accepted.cause), (OutcomeKind::Accept, "bob", None));
+        let Statement::Attempts(of_session) = helper.orders(&Order::Explain(Logins::OfSession(42))) else { panic!("another statement") };
+        assert_eq!(of_session.len(), 3);
+    }
+
+    fn root_sees_how_many_workers_hang_and_that_they_are_bounded() {
+        let hang = format!("[ \"$PAM_USER\" != hanger ] || sleep {}\n", marked(71));
+        let helper = Stage::new("auth required pam_exec.so quiet DIR/first\nauth required pam_unix.so nodelay\naccount required pam_unix.so\n")
+            .script("first", &hang)
+            .set("WORKERS", "2")
+            .set("SLOW_WORKERS", "3")
+            .set("DEADLINE_MS", "4000")
+            .set("ACCOUNT_FAILURES", "0")
+            .start();
+        thread::scope(|scope| {
+            for n in 0..12 {
+                let helper = &helper;
+                scope.spawn(move || helper.asks_from(&format!("198.51.100.{n}"), b"hanger", b"right"));
+            }
+            let fares = waits_for("hung workers", || match helper.orders(&Order::Status) {
+                Statement::Status(fares) if fares.busy + fares.slow == 5 && fares.slow >= 3 => Some(fares),
+                _ => None,
+            });
+
+            assert_eq!((fares.workers, fares.slow_workers), (2, 3));
+            assert!(fares.workers_kib > 0 && fares.template_kib > 0, "{fares:?}");
+            assert!((1..8192).contains(&fares.listener_kib), "{fares:?}");
+        });
+        let Statement::Status(after) = helper.orders(&Order::Status) else { panic!("another statement") };
+        assert!(after.killed >= 5 && after.unavailable >= 12, "{after:?}");
+    }
+
+    fn a_front_end_may_not_give_orders() {
+        let helper = Stage::new(UNIX).start();
+        let order = Order::Release(Subject::All).encode().unwrap();
+
+        // The socket is reached as the front's user does: by its group, as its uid.
+        let program = "use IO::Socket::UNIX; $SIG{PIPE} = 'IGNORE'; my $s = IO::Socket::UNIX->new(Peer => $ARGV[0]) or die; print $s pack('H*', $ARGV[1]); $s->flush; print defined(my $l = <$s>) ? 'answered' : 'dropped'";
+        for path in [helper.dir.path(), &helper.dir.path().join("run"), &helper.dir.path().join("run/jail")] {
+            fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        }
+        let hex: String = order.iter().map(|byte| format!("{byte:02x}")).collect();
+        let asked = Command::new("setpriv")
+            .args(["--reuid=20100", "--regid=20000", "--clear-groups", "perl", "-e", program])
+            .arg(&helper.socket)
+            .arg(hex)
+            .output()
+            .unwrap();
+
+        assert_eq!(String::from_utf8_lossy(&asked.stdout), "dropped", "{}", String::from_utf8_lossy(&asked.stderr));
+        helper.waits_for_log("event=dropped reason=presumptuous");
+    }
+
+    fn a_refusal_takes_as_long_whatever_it_was_for() {
+        // The wrong password of an account with a dear hash first, so that there is something to level with.
+        let helper = Stage::new(UNIX).set("ACCOUNT_FAILURES", "0").set("PEER_FAILURES_PER_MINUTE", "0").start();
+        for _ in 0..8 {
+            helper.asks("alice", "wrong");
+        }
+        let time = |user: &str| {
+            let began = Instant::now();
+            assert_eq!(helper.asks(user, "wrong").kind(), OutcomeKind::Reject, "{user}");
+            began.elapsed()
+        };
+
+        for user in ["no-such-user", "locked", "root", "a:b"] {
+            let least = (0..3).map(|_| time(user)).min().unwrap();
+            assert!(least >= Duration::from_millis(12), "{user}: {least:?}");
+        }
+    }
+}
