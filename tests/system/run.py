@@ -67,7 +67,7 @@ def sentence(test):
     """`test_clients: swaks sends with PLAIN over STARTTLS`."""
     if not hasattr(test, "_testMethodName"):
         return str(test)
-    file = type(test).__module__.removeprefix("test_")
+    file = type(test).__module__.removeprefix("test_").replace("_", " ")
     return f"{file}: {test._testMethodName.removeprefix('test_').replace('_', ' ')}"
 
 
