@@ -93,6 +93,13 @@ fn every_role_follows_the_umbrella_and_restarts_by_itself() {
     }
 }
 
+#[test]
+fn what_holds_passwords_or_keys_has_no_swap() {
+    for name in ["pamrelay-front.service", "pamrelay-auth.service", "pamrelay-keys.service"] {
+        assert!(source(name).contains("\nLimitMEMLOCK=infinity\nMemorySwapMax=0\n"), "{name}");
+    }
+}
+
 /// Neither gives up: a door under a storm of connections to a role that cannot start, nor a start that takes long for good reasons.
 #[test]
 fn doors_and_long_starts_are_not_given_up() {

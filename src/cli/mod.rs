@@ -169,7 +169,9 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { Status::Usage.into() } else { Status::Ok.into() };
         }
     };
-    match obey(cli.command) {
+    // Whatever it is, a password or a key may pass through it.
+    let obeyed = crate::sandbox::opaque().map_err(|error| Failure::new(Status::System, error)).and_then(|()| obey(cli.command));
+    match obeyed {
         Ok(status) => status.into(),
         Err(failure) => {
             let mut err = io::stderr().lock();

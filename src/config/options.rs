@@ -354,7 +354,8 @@ pub const ROWS: &[Row] = &[
         key: "sandbox",
         wants: Wants::Word(&["best-effort", "required"]),
         fallback: Value("best-effort"),
-        about: "`best-effort`: where the kernel lacks a part of the sandbox, say so in the log and go on. `required`: refuse to start instead.",
+        about: "`best-effort`: where a part of the sandbox cannot be had (an old kernel, a container, a limit on locked memory), say so in the log and go on. \
+                `required`: refuse to start instead.",
     },
     Row {
         key: "log",

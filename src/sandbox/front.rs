@@ -11,7 +11,7 @@ use caps::Capability;
 use super::{
     Account, Caged, Missing, Policy, SandboxError,
     account::{Groups, become_user, keep_only},
-    alone, calls, draw_a_random_byte, limits,
+    alone, calls, draw_a_random_byte, limits, memory,
     paths::{self, Tcp},
 };
 
@@ -28,7 +28,7 @@ pub struct FrontCage {
 pub fn front(cage: &FrontCage) -> Result<Caged, SandboxError> {
     alone()?;
     draw_a_random_byte()?;
-    let mut missing = Vec::new();
+    let mut missing = Vec::from_iter(memory::lock()?);
 
     let may_chroot = become_user(&cage.account, Groups::Own, &[Capability::CAP_SYS_CHROOT])?; // 1. not root any more
     no_directory_open()?; // 2. a descriptor of one would lead out of the chroot

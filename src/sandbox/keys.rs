@@ -12,7 +12,7 @@ use super::{
     account::{Groups, become_user},
     alone,
     calls::{self, Families, Servers},
-    draw_a_random_byte, limits,
+    draw_a_random_byte, limits, memory,
     paths::{self, Absent, Rule, Tcp},
 };
 
@@ -34,9 +34,10 @@ pub fn keys(cage: &KeysCage) -> Result<Caged, SandboxError> {
     draw_a_random_byte()?;
     let directory = std::path::absolute(&cage.directory).map_err(|error| SandboxError::step("name the certificate directory", error))?;
 
+    let mut missing = Vec::from_iter(memory::lock()?);
     become_user(&cage.account, Groups::Own, &[Capability::CAP_DAC_READ_SEARCH])?;
     limits::settle()?;
-    let mut missing = paths::confine(&[Rule::read(reachable(&directory), Absent::Skip)], Tcp::Nothing)?;
+    missing.extend(paths::confine(&[Rule::read(reachable(&directory), Absent::Skip)], Tcp::Nothing)?);
     missing.extend(calls::confine_role(Families::Unix, Servers::Old)?);
     cage.policy.judge(missing, PathBuf::from("."))
 }

@@ -1,7 +1,7 @@
 //! The cages: what each role gives up before it meets anybody.
 //!
 //! ```text
-//! root or the role's own user ▸ [chroot] ▸ no capabilities ▸ no core, no new privileges ▸ Landlock ▸ seccomp
+//! root or the role's own user ▸ [memory locked] ▸ [chroot] ▸ no capabilities ▸ no core, no new privileges ▸ Landlock ▸ seccomp
 //! ```
 //!
 //! Invariant: a cage is entered by the only thread there is, before any runtime exists, and it never widens.
@@ -14,6 +14,7 @@ mod calls;
 mod front;
 mod keys;
 mod limits;
+mod memory;
 mod notify;
 mod paths;
 mod queue;
@@ -21,6 +22,7 @@ mod queue;
 pub use account::Account;
 pub use front::{FrontCage, front};
 pub use keys::{KeysCage, keys};
+pub use limits::opaque;
 pub use notify::Notifier;
 pub use queue::{QueueCage, queue};
 
@@ -59,6 +61,8 @@ pub enum Missing {
     LandlockScopes,
     #[error("seccomp filters: not in this kernel, or forbidden here")]
     Seccomp,
+    #[error("locked memory: it is limited here, so passwords and keys may be written to swap (LimitMEMLOCK=infinity, ulimit -l unlimited)")]
+    LockedMemory,
 }
 
 #[derive(Debug, thiserror::Error)]

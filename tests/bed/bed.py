@@ -116,6 +116,7 @@ class Relay:
         self.config = config if config is not None else json.dumps(settings(**changes), indent=1)
         self.fresh = fresh
         self.process = None
+        self.through = ()  # a command that starts the relay, such as prlimit
         self.log_path = Path(os.environ["BED_PRIVATE"]) / "tmp/relay.log"
         self.log_start = 0  # of this start, in bytes
 
@@ -129,7 +130,7 @@ class Relay:
             self.log_path.write_bytes(b"")
         self.log_start = self.log_path.stat().st_size
         with open(self.log_path, "ab") as log:
-            self.process = subprocess.Popen([PAMRELAY, "run", "--config", CONFIG], stdin=subprocess.DEVNULL,
+            self.process = subprocess.Popen([*self.through, PAMRELAY, "run", "--config", CONFIG], stdin=subprocess.DEVNULL,
                                             stdout=log, stderr=log)
         if wait:
             try:

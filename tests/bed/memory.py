@@ -48,13 +48,22 @@ class Secret:
 
 
 def descendants(pid):
-    """The process and all below it, each with a word for what it is."""
-    words = command_line(pid)
-    name = " ".join(word.rsplit("/", 1)[-1] for word in words[:2]).strip()
-    found = {pid: name or "?"}
+    """The process and all below it, each with a word or two for what it is."""
+    found = {pid: name_of(pid)}
     for child in children(pid):
         found.update(descendants(child))
     return found
+
+
+def name_of(pid):
+    try:
+        called = Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        called = "gone"
+    # The template and its workers differ in this name alone; the others in the second word of the command.
+    if called in ("auth-template", "auth-worker"):
+        return called
+    return " ".join(word.rsplit("/", 1)[-1] for word in command_line(pid)[:2]).strip() or called
 
 
 def written(pid):

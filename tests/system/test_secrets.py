@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import resource
 import socket
 import ssl
 import subprocess
@@ -71,7 +70,7 @@ class Looking:
     def everywhere(self, wanted):
         processes = memory.descendants(self.relay.process.pid)
         names = " ".join(processes.values())
-        for part in ("pamrelay run", "pamrelay front", "pamrelay keys", "pamrelay queue", "pamrelay-auth template"):
+        for part in ("pamrelay run", "pamrelay front", "pamrelay keys", "pamrelay queue", "pamrelay-auth", "auth-template"):
             self.assertIn(part, names, "this would not look at everything")
         files = memory.in_files([self.relay.log_path, bed.SPOOL, bed.RUNTIME], wanted)
         return memory.in_processes(processes, wanted) + files
@@ -266,20 +265,116 @@ class Forgotten(Looking, WithRelay):
 
 class NotAnswered(Looking, OwnRelay):
     def test_while_a_module_thinks_the_password_is_where_it_must_be_and_after_the_454_nowhere(self):
-        with open("/etc/pam.d/slow", "w") as service:
-            service.write("auth required pam_unix.so nodelay\nauth required pam_exec.so quiet /bin/sleep 60\naccount required pam_permit.so\n")
-        self.relay = self.start_relay(auth={"service": "slow", "deadline": "3s", "failure_floor": "100ms"})
+        self.relay = self.start_relay(auth={"service": slow_service(), "deadline": "6s", "failure_floor": "100ms"})
         secret = right("not answered")
         client = self.open()
         client.send(f"AUTH PLAIN {plain(secret)}\r\n")
 
-        held = bed.wait_for("a worker holds it", lambda: [one for one in self.everywhere([secret]) if "pamrelay-auth" in one])
+        bed.wait_for("the worker holds it", lambda: any(": plain in the memory of auth-worker" in one for one in self.everywhere([secret])))
         client.expects("454 4.7.0")
 
-        self.assertTrue(all(": plain in " in one for one in held), held)
         self.assert_forgotten(secret)
         client.says("NOOP", "250")
         self.assert_forgotten(secret)
+
+
+class Sealed(OwnRelay):
+    """Every process while a login is under way: supervisor, roles, template, worker."""
+
+    auth = {"deadline": "20s"}
+
+    def start(self, through, **settings):
+        relay = bed.Relay(auth={**self.auth, "service": slow_service()}, **settings)
+        relay.through = through
+        self.addCleanup(relay.stop)
+        relay.start()
+        client = Session.secured()
+        self.addCleanup(client.close)
+        client.send(f"AUTH PLAIN {plain(right('under way'))}\r\n")
+        here = lambda: {name: pid for pid, name in memory.descendants(relay.process.pid).items() if not name.startswith("sleep")}
+        bed.wait_for("a worker is asked", lambda: "auth-worker" in here())
+        self.addCleanup(bed.kill, here()["auth-worker"])  # a login under way holds the end of the relay up
+        return relay, here()
+
+    def test_cores_are_off_and_nobody_looks_into_a_process_though_it_is_his_own(self):
+        # Without the right to look into everything, root is a user like others. All of the relay runs without it here, because
+        # nobody may look into a process that has a right which he has not.
+        unprivileged = ["setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"]
+        _, processes = self.start(unprivileged)
+
+        self.assertEqual(set(processes), {"pamrelay run", "pamrelay front", "pamrelay keys", "pamrelay queue", "pamrelay-auth",
+                                          "auth-template", "auth-worker"})
+        for name, pid in processes.items():
+            with self.subTest(name):
+                limit = next(line.split()[4:6] for line in open(f"/proc/{pid}/limits") if line.startswith("Max core file size"))
+                self.assertEqual(limit, ["0", "0"])
+                user, group = (next(line.split()[2] for line in open(f"/proc/{pid}/status") if line.startswith(word)) for word in ("Uid:", "Gid:"))
+                his = [*unprivileged, f"--reuid={user}", f"--regid={group}", "--clear-groups"]
+                with subprocess.Popen([*his, "sleep", "60"]) as ordinary:
+                    bed.wait_for("it sleeps", lambda: memory.name_of(ordinary.pid).startswith("sleep"))
+                    self.assertEqual(looks_into(ordinary.pid, his), "", "this would find nothing")
+                    ordinary.kill()
+                self.assertRegex(looks_into(pid, his), "Permission denied|not permitted")
+
+    def test_memory_is_locked_where_no_limit_forbids_it(self):
+        if not unlimited():
+            self.skipTest("RLIMIT_MEMLOCK cannot be raised here (no CAP_SYS_RESOURCE)")
+        relay, processes = self.start([])
+
+        for name in ("pamrelay front", "pamrelay keys", "pamrelay-auth", "auth-worker"):
+            self.assertEqual(swappable(processes[name]), [], name)
+        self.assertNotIn("locked memory", relay.log())
+        self.assertNotIn("memory-not-locked", relay.log())
+
+    def test_where_memory_cannot_be_locked_the_log_says_so_and_the_relay_goes_on(self):
+        relay, processes = self.start(LIMITED)
+
+        said = [line for line in relay.log().splitlines() if "sandbox_part_missing" in line and "locked memory" in line]
+        self.assertEqual(sorted(re.search(r"role=(\w+)", line)[1] for line in said), ["front", "keys"])
+        self.assertEqual(relay.log().count("event=memory-not-locked"), 1)
+        for name, pid in processes.items():
+            self.assertIn("VmLck:\t       0 kB", open(f"/proc/{pid}/status").read(), name)
+
+    def test_where_memory_cannot_be_locked_a_required_sandbox_is_refused(self):
+        relay = bed.Relay(sandbox="required")
+        relay.through = LIMITED
+        self.addCleanup(relay.stop)
+        relay.start(wait=False)
+
+        relay.wait_log("role=front .*sandbox: required, but this is missing: .*locked memory")
+        self.assertNotIn("role_ready role=front", relay.log())
+
+
+# A limit as many machines have it, and no right to raise it.
+LIMITED = ["prlimit", "--memlock=8388608:8388608", "setpriv", "--bounding-set=-sys_resource", "--inh-caps=-sys_resource"]
+
+
+def unlimited():
+    raised = subprocess.run(["prlimit", "--memlock=unlimited:unlimited", "true"], capture_output=True)
+    return raised.returncode == 0
+
+
+def slow_service():
+    """A PAM service that checks a password and then thinks for a minute."""
+    with open("/etc/pam.d/slow", "w") as service:
+        service.write("auth required pam_unix.so nodelay\nauth required pam_exec.so quiet /bin/sleep 60\naccount required pam_permit.so\n")
+    return "slow"
+
+
+def looks_into(pid, his):
+    """What stands in the way of a user who opens the memory of a process; nothing if nothing does."""
+    return subprocess.run([*his, "dd", f"if=/proc/{pid}/mem", "of=/dev/null", "count=0", "status=none"], capture_output=True, text=True).stderr
+
+
+def swappable(pid):
+    """The writable memory that is not locked."""
+    found, place = [], ""
+    for line in open(f"/proc/{pid}/smaps"):
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            place = line.strip()
+        elif line.startswith("VmFlags:") and " rw" in place and " lo" not in line:
+            found.append(place)
+    return found
 
 
 def reset(client):

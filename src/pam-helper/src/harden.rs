@@ -6,8 +6,10 @@
 
 use std::io;
 
+use nix::libc;
+use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Gid, getgroups, getppid, setgroups};
 
@@ -18,6 +20,14 @@ use crate::sys::{self, CAP_DAC_READ_SEARCH, CAP_NET_BIND_SERVICE};
 pub(crate) fn no_core() -> io::Result<()> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     prctl::set_dumpable(false)?;
+    Ok(())
+}
+
+/// Keeps this process out of swap, each page from its first use on. Only where memory may be locked without a limit: under one
+/// a module would run out of it. Neither fork nor exec hands it on.
+pub(crate) fn lock_memory() -> io::Result<()> {
+    setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY)?;
+    mlockall(MlockAllFlags::from_bits_retain(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT))?;
     Ok(())
 }
 

@@ -149,6 +149,10 @@ fn listen() -> Result<(), Refusal> {
     }
     harden::plain_signals().map_err(Refusal::what("resetting signals"))?;
     harden::no_core().map_err(Refusal::what("switching cores off"))?;
+    if let Err(error) = harden::lock_memory() {
+        let text = format!("passwords may be written to swap (LimitMEMLOCK=infinity, ulimit -l unlimited): {error}");
+        Line::event(Level::Warning, "memory-not-locked").text("text", text).write();
+    }
     let socket = match passed {
         Some(passed) => socket::listener_from(passed),
         None => socket::bind(&settings.socket, front.gid),

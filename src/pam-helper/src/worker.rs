@@ -18,7 +18,7 @@ use pamrelay_authwire::{Accepted, Cause, Outcome, Phase, Question, QuestionFrame
 use crate::pam::{Code, Transaction};
 use crate::report::Report;
 use crate::rules::Rules;
-use crate::{account, check, judge, service, sys};
+use crate::{account, check, harden, judge, service, sys};
 
 /// The PAM handles of a worker: those that the template has started already, and what it starts itself.
 #[derive(Default)]
@@ -128,8 +128,8 @@ fn tell(socket: &OwnedFd, me: Pid, report: Report, id: u64) -> Option<()> {
     Some(())
 }
 
-/// Before any module runs: own session and process group, no descriptors, bounded memory, and an end
-/// together with the template.
+/// Before any module runs: own session and process group, no descriptors, memory locked and bounded, and an
+/// end together with the template.
 fn confine(socket: &OwnedFd, rules: &Rules, template: Pid) -> Option<()> {
     setsid().ok()?;
     prctl::set_name(c"auth-worker").ok()?;
@@ -139,6 +139,7 @@ fn confine(socket: &OwnedFd, rules: &Rules, template: Pid) -> Option<()> {
     }
     dup2_stdin(std::io::stdout().as_fd()).ok()?; // /dev/null
     sys::close_all_but(socket.as_fd());
+    let _ = harden::lock_memory(); // the listener has said so where it cannot be
     let memory = u64::from(rules.worker_memory_mib) << 20;
     setrlimit(Resource::RLIMIT_AS, memory, memory).ok()
 }
