@@ -204,6 +204,19 @@ root_test! {
         assert_eq!(words(&helper.asks("bob", "right")), "unavailable auth 28 fault");
     }
 
+    fn an_unknown_user_is_an_outage_while_the_name_service_is_one() {
+        let stage = Stage::new(UNIX);
+        let names = stage.dir().join("nsswitch.conf");
+        std::fs::write(&names, "passwd: files\nshadow: files\n").unwrap();
+        let helper = stage.through(&format!("sh -c 'mount --bind {} /etc/nsswitch.conf; exec \"$0\"'", names.display())).start();
+
+        assert_eq!(words(&helper.asks("nobody-here", "right")), "reject auth 10 refused");
+        std::fs::write(&names, "passwd: files hesiod\nshadow: files\n").unwrap(); // a part of libc, out of order without its configuration
+        assert_eq!(words(&helper.asks("nobody-here", "right")), "unavailable auth 10 fault");
+        assert!(words(&helper.asks("bob", "right")).starts_with("accept"));
+        assert_eq!(words(&helper.asks("bob", "wrong")), "reject auth 7 refused");
+    }
+
     fn a_hung_module_costs_its_own_question_and_nobody_else_s() {
         let helper = Stage::new(SCRIPTED).script("first", &format!("[ \"$PAM_USER\" != hanger ] || sleep {}\n", marked(61))).set("WORKERS", "2").set("DEADLINE_MS", "2500").start();
         std::thread::scope(|scope| {

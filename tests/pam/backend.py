@@ -17,6 +17,7 @@ import bed
 from fields import fields
 
 RECIPES = bed.ROOT / "pam.d/recipes"
+DAEMONS = bed.ROOT / "pam.d/etc"  # configuration of what stands behind the modules
 SERVICE = Path("/etc/pam.d/smtp")
 DEADLINE = 3  # seconds, of one question to PAM
 SLACK = 3  # seconds that a busy machine may add
@@ -42,6 +43,20 @@ def install(recipe):
     """The recipe, exactly as it is printed for administrators, as the service `smtp`."""
     shutil.copy(RECIPES / recipe, SERVICE)
     SERVICE.chmod(0o644)
+
+
+def configure(file, place=None, mode=0o644):
+    """A file of pam.d/etc, exactly as it is printed for administrators, in /etc or at `place`."""
+    place = Path(place or f"/etc/{file}")
+    place.parent.mkdir(exist_ok=True)
+    shutil.copy(DAEMONS / file, place)
+    place.chmod(mode)
+
+
+def name_service(source):
+    """Accounts come from the files and then from `source`."""
+    path = Path("/etc/nsswitch.conf")
+    path.write_text(re.sub(r"(?m)^(passwd|group|shadow):.*", rf"\1: files {source}", path.read_text()))
 
 
 def system_user(name, *groups):
@@ -136,6 +151,16 @@ class BackEnd(unittest.TestCase):
         """After an outage: works within so many seconds, by itself."""
         bed.wait_for(f"{user} can log in again", lambda: self.log_in(user, password).reply.startswith("235"), within, 0.3)
         return self.sends(user, password)
+
+    def outlasts_a_hang(self, user, password, server, back_within):
+        """While the server takes questions and answers none: 454 by the deadline, people of /etc/passwd as fast as ever; afterwards all is well by itself."""
+        server.suspend()
+        try:
+            with self.hanging(user, password):
+                self.sends(*LOCAL, within=2)
+        finally:
+            server.resume()
+        self.sends_again(user, password, back_within)
 
     @contextmanager
     def hanging(self, user, password, count=4):

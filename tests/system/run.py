@@ -67,8 +67,8 @@ def sentence(test):
     """`test_clients: swaks sends with PLAIN over STARTTLS`."""
     if not hasattr(test, "_testMethodName"):
         return str(test)
-    file = type(test).__module__.removeprefix("test_").replace("_", " ")
-    return f"{file}: {test._testMethodName.removeprefix('test_').replace('_', ' ')}"
+    file = type(test).__module__.removeprefix("test_")
+    return f"{file}: {test._testMethodName.removeprefix('test_')}".replace("_", " ")
 
 
 def tests_in(suite):

@@ -32,6 +32,14 @@ pub(crate) fn authenticated(code: Code, prompts: Prompts) -> Result<(), Outcome>
     }
 }
 
+/// A refusal of somebody about whom the name service has no answer: an outage, unless the module said more.
+pub(crate) fn doubted(refusal: Outcome) -> Outcome {
+    match refusal {
+        Outcome::Reject(cause) if cause.reason == Reason::Refused => Outcome::Unavailable(Cause { reason: Reason::Fault, ..cause }),
+        other => other,
+    }
+}
+
 /// After `pam_acct_mgmt`, with a right password: `Ok` leads on to the name service.
 pub(crate) fn permitted(code: Code) -> Result<(), Outcome> {
     let cause = |reason| Cause { phase: Phase::Account, code: code.0, reason };
@@ -87,6 +95,17 @@ mod tests {
 
             assert_eq!(cause.reason, Reason::AskedForMore);
         }
+    }
+
+    #[test]
+    fn a_refusal_in_doubt_is_an_outage_but_what_a_module_asked_for_stays_asked_for() {
+        let refused = |prompts| doubted(authenticated(Code::USER_UNKNOWN, prompts).unwrap_err());
+
+        assert_eq!(
+            refused(Prompts::Password),
+            Outcome::Unavailable(Cause { phase: Phase::Auth, code: Code::USER_UNKNOWN.0, reason: Reason::Fault })
+        );
+        assert_eq!(refused(Prompts::PasswordAndMore).word(), "reject");
     }
 
     #[test]

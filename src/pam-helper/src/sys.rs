@@ -4,10 +4,13 @@
 //! take over a descriptor are told by the kernel, in the same breath, that it is ours.
 #![allow(unsafe_code)]
 
+use std::ffi::{CStr, c_char};
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::errno::Errno;
 use nix::libc::{self, c_int, c_long, c_uint, c_ulong};
 use nix::sys::signal::{SigHandler, Signal};
 use nix::sys::socket::ControlMessageOwned;
@@ -18,6 +21,8 @@ pub(crate) const CAP_DAC_READ_SEARCH: u32 = 2;
 /// `CAP_NET_BIND_SERVICE`: NIS answers shadow maps only to low ports.
 pub(crate) const CAP_NET_BIND_SERVICE: u32 = 10;
 
+/// Room for an account's entry in the name service. One that needs more is there, and that is an answer.
+const ENTRY: usize = 16384;
 const FIRST_INHERITED: RawFd = 3;
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 
@@ -141,6 +146,20 @@ pub(crate) fn limit_capabilities(keep: &[u32], effective: &[u32]) -> io::Result<
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// Whether the name service has an answer about this name, whatever it is. A source that is away (NIS) leaves
+/// `errno` as it was, and glibc returns that: a zero would be "no such user". So an error stands there
+/// before, which only an answer takes away. The source that nsswitch.conf asks last decides.
+pub(crate) fn name_is_answered(name: &CStr) -> bool {
+    let mut entry = MaybeUninit::<libc::passwd>::uninit();
+    let mut text = [0 as c_char; ENTRY];
+    let mut found = std::ptr::null_mut();
+    Errno::EIO.set();
+    // SAFETY: name is a C string; the entry, the text with its length and the pointer are ours and alive during
+    // the call, and nothing is read from them after it.
+    let result = unsafe { libc::getpwnam_r(name.as_ptr(), entry.as_mut_ptr(), text.as_mut_ptr(), text.len(), &raw mut found) };
+    matches!(result, 0 | libc::ERANGE)
 }
 
 /// `struct __user_cap_header_struct` of linux/capability.h.

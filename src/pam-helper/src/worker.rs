@@ -90,7 +90,11 @@ impl Walk<'_, '_> {
         transaction.introduce(&user, &peer, &tty).map_err(broken)?;
 
         let (code, prompts) = transaction.authenticate(question.password);
-        judge::authenticated(code, prompts)?;
+        judge::authenticated(code, prompts).map_err(|refusal| match code {
+            // Only as good as the name service that the module asked: without NIS pam_unix knows nobody.
+            Code::USER_UNKNOWN if transaction.user().is_some_and(|user| !sys::name_is_answered(&user)) => judge::doubted(refusal),
+            _ => refusal,
+        })?;
 
         let (code, _) = transaction.account();
         judge::permitted(code)?;
