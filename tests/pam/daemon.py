@@ -21,9 +21,11 @@ class Daemon:
         self.output = Path(os.environ["TMPDIR"]) / (Path(self.words[0]).name + ".out")
         self.process = None
 
-    def start(self):
+    def start(self, wait=True):
         with open(self.output, "ab") as output:
             self.process = subprocess.Popen(self.words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=self.environment)
+        if not wait:
+            return self
         try:
             bed.wait_for(f"{self.words[0]} serves", self._ready_or_ended, 30)
         except AssertionError as problem:

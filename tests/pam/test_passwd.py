@@ -7,7 +7,7 @@ from backend import LOGIN, WRONG, BackEnd
 class Passwd(BackEnd):
     recipe = "passwd"
 
-    def test_the_right_password_sends_over_both_kinds_of_tls_and_with_both_mechanisms(self):
+    def test_the_right_password_sends_over_both_kinds_of_tls_and_with_plain_and_login(self):
         self.sends(*bed.QUICK)
         self.sends(*bed.QUICK, mechanism=LOGIN, port=bed.IMPLICIT)
 

@@ -4,16 +4,22 @@
 //! configured groups if there are any; a guest has the name of nobody on this host. A name service that cannot answer
 //! is a fault, never a refusal.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
-use nix::unistd::{Gid, Group, User, getgrouplist};
+use nix::unistd::{Gid, Group, User, getgrouplist, getpid};
 use pamrelay_authwire::{Accepted, Cause, MAX_NAME, Outcome, Phase, Reason};
 
 use crate::rules::{Guests, Rules};
+use crate::sys;
 
-/// Whether the host knows this name.
-pub(crate) fn is_known(name: &str) -> Result<bool, Outcome> {
-    look_up(name).map(|user| user.is_some())
+/// Whether the host knows this name. Where nobody can say so, nobody is taken for a guest.
+pub(crate) fn is_known(name: &CStr) -> Result<bool, Outcome> {
+    let fault = || unavailable(Reason::Fault);
+    match look_up(name.to_str().map_err(|_| fault())?)? {
+        Some(_) => Ok(true),
+        None if is_answered(name) => Ok(false),
+        None => Err(fault()),
+    }
 }
 
 /// Looks up the name that PAM gave back after both phases.
@@ -31,7 +37,7 @@ pub(crate) fn identify(pam_user: Option<CString>, rules: &Rules) -> Result<Accep
 /// that guests have in common.
 pub(crate) fn identify_guest(pam_user: Option<CString>, guests: &Guests, rules: &Rules) -> Result<Accepted, Outcome> {
     let name = text(pam_user)?;
-    if is_known(&name)? {
+    if is_known(&CString::new(name.as_str()).map_err(|_| unavailable(Reason::Fault))?)? {
         return Err(Outcome::Reject(cause(Reason::NoGuest)));
     }
     let account = look_up(&guests.account)?.filter(|account| !account.uid.is_root()).ok_or_else(|| unavailable(Reason::NoSuchUid))?;
@@ -58,6 +64,13 @@ fn text(pam_user: Option<CString>) -> Result<String, Outcome> {
 
 fn look_up(name: &str) -> Result<Option<User>, Outcome> {
     User::from_name(name).map_err(|_| unavailable(Reason::Fault))
+}
+
+/// Whether the name service can be believed when it knows nobody of this name. nss_ldap has an error for names
+/// that no directory could have (`*`), as it has while it is out of order: then a name that could be
+/// somebody's, and that no cache remembers, shows which it is.
+pub(crate) fn is_answered(name: &CStr) -> bool {
+    sys::name_is_answered(name) || CString::new(format!("pamrelay-{}", getpid())).is_ok_and(|somebody| sys::name_is_answered(&somebody))
 }
 
 fn memberships(user: &User, configured: &[String]) -> Result<Vec<String>, Outcome> {

@@ -92,7 +92,7 @@ impl Walk<'_, '_> {
         let (code, prompts) = transaction.authenticate(question.password);
         judge::authenticated(code, prompts).map_err(|refusal| match code {
             // Only as good as the name service that the module asked: without NIS pam_unix knows nobody.
-            Code::USER_UNKNOWN if transaction.user().is_some_and(|user| !sys::name_is_answered(&user)) => judge::doubted(refusal),
+            Code::USER_UNKNOWN if transaction.user().is_some_and(|user| !account::is_answered(&user)) => judge::doubted(refusal),
             _ => refusal,
         })?;
 
@@ -113,7 +113,7 @@ impl<'a> Walk<'a, '_> {
         let unavailable = |reason| Outcome::Unavailable(Cause { phase: Phase::Start, code: 0, reason });
         let service = rules.service_of(listener).ok_or_else(|| unavailable(Reason::NoListener))?;
         let Some(guests) = &rules.guests else { return Ok(service) };
-        let known = account::is_known(user.to_str().map_err(|_| unavailable(Reason::Fault))?)?;
+        let known = account::is_known(user)?;
         match (known, service == guests.service) {
             (true, false) => Ok(service),
             (false, _) => Ok(&guests.service),
