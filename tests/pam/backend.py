@@ -90,6 +90,7 @@ class BackEnd(unittest.TestCase):
 
     recipe = None
     auth = {}
+    limits = without_limits()
 
     @classmethod
     def setUpClass(cls):
@@ -100,7 +101,7 @@ class BackEnd(unittest.TestCase):
     def start_relay(cls, **auth):
         """Mail waits in the queue, for nobody listens where it should go: so its author can be looked at."""
         cls.relay = bed.Relay(
-            auth={"deadline": f"{DEADLINE}s", **without_limits(), **cls.auth, **auth},
+            auth={"deadline": f"{DEADLINE}s", **cls.limits, **cls.auth, **auth},
             routes=[{"domains": ["*"], "smart_hosts": [{"host": "127.0.0.1", "port": 1, "tls": "none"}]}],
             delivery={"first_retry": "10m", "longest_retry": "10m", "give_up": "1h"},
         ).start()

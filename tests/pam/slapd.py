@@ -25,6 +25,7 @@ MAX_FAILURES = 3
 PEOPLE = {
     "ldapok": "",
     "ldap.dot-dash": "",
+    "ldapunseen": "",
     "ldapgone": "shadowExpire: 10000\n",
     "ldapaged": "shadowLastChange: 10000\nshadowMax: 30\nshadowInactive: -1\n",
     "ldaplocked": "pwdAccountLockedTime: 000001010000Z\n",

@@ -20,5 +20,10 @@ def sssd():
     return Daemon("sssd", "--interactive", ready=lambda: finds("ldapok"))
 
 
+def remembers(name):
+    """Whether sssd has this person in its own files."""
+    return name.encode() in Path("/var/lib/sss/db/cache_example.ldb").read_bytes()
+
+
 def finds(name):
     return subprocess.run(["getent", "passwd", name], capture_output=True).returncode == 0

@@ -1,9 +1,10 @@
 """LDAP over TLS from the first byte, through sssd and pam_sss."""
 
+import bed
 import ldap_people
 from backend import MUST_CHANGE, WRONG
 from slapd import password_of
-from sssd import sssd
+from sssd import remembers, sssd
 
 
 class Sssd(ldap_people.LdapPeople):
@@ -20,3 +21,14 @@ class Sssd(ldap_people.LdapPeople):
 
     def test_shadow_fields_about_the_age_of_a_password_are_not_looked_at(self):
         self.sends("ldapaged", password_of("ldapaged"))
+
+    def test_while_the_directory_is_away_people_whom_sssd_has_listed_are_not_called_unknown_but_strangers_are(self):
+        self.addCleanup(lambda: self.directory.server.running() or self.directory.server.start())
+        bed.wait_for("sssd has listed everybody", lambda: remembers("ldapunseen"), 90)
+
+        self.directory.server.stop()
+        self.unavailable("ldapunseen", password_of("ldapunseen"), phase="auth", code=9)
+        self.refused("nobody-here", "not it", verdict="reject", phase="auth", code=10)
+        self.directory.server.start()
+
+        self.sends_again("ldapunseen", password_of("ldapunseen"), self.back_within)
