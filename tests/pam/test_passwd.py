@@ -6,6 +6,7 @@ from pathlib import Path
 import bed
 from backend import EXPIRED, LOGIN, MUST_CHANGE, NOT_PERMITTED, WRONG, BackEnd, configure, person, run
 
+FAILLOCK = Path("/etc/security/faillock-smtp.conf")
 LONG_AGO = "2020-01-01"
 
 
@@ -63,11 +64,11 @@ class Faillock(BackEnd):
 
     @classmethod
     def setUpClass(cls):
-        configure("faillock.conf", "/etc/security/faillock.conf")
+        configure("faillock-smtp.conf", FAILLOCK)
         super().setUpClass()
 
     def setUp(self):
-        self.addCleanup(run, "faillock", "--user", "passwdguessed", "--reset")
+        self.addCleanup(faillock, "--reset")
 
     def test_the_last_try_too_many_locks_and_the_administrator_unlocks(self):
         for _ in range(deny()):
@@ -75,8 +76,9 @@ class Faillock(BackEnd):
 
         locked = self.refused("passwdguessed", "guessed password", WRONG, verdict="reject", phase="auth", code=7)
         self.assertIn("locked", locked.line["text"])
-        run("faillock", "--user", "passwdguessed", "--reset")
+        faillock("--reset")
         self.sends("passwdguessed", "guessed password")
+        self.assertFalse(Path("/run/faillock/passwdguessed").exists())
 
     def test_a_right_password_begins_the_count_anew(self):
         for _ in range(2):
@@ -94,23 +96,28 @@ class FaillockBehindTheLimits(BackEnd):
 
     @classmethod
     def setUpClass(cls):
-        configure("faillock.conf", "/etc/security/faillock.conf")
+        configure("faillock-smtp.conf", FAILLOCK)
         super().setUpClass()
 
     def test_strangers_are_held_back_before_they_can_lock_anybody_out(self):
-        self.addCleanup(run, "faillock", "--user", "passwdguessed", "--reset")
+        self.addCleanup(faillock, "--reset")
 
         replies = [self.log_in("passwdguessed", "not it").reply[:9] for _ in range(3 * deny())]
 
         self.assertEqual(set(replies), {"535 5.7.8", "454 4.7.0"})
         self.assertLess(replies.count("535 5.7.8"), deny())
-        tries = [line for line in run("faillock", "--user", "passwdguessed").splitlines() if line.endswith(" V")]
+        tries = [line for line in faillock().splitlines() if line.endswith(" V")]
         self.assertEqual(len(tries), replies.count("535 5.7.8"))
 
 
+def faillock(*options):
+    """The administrator's command about the one person that is guessed at here."""
+    return run("faillock", "--dir", "/run/faillock-smtp", "--user", "passwdguessed", *options)
+
+
 def deny():
-    """How many wrong passwords faillock.conf allows."""
-    return int(re.search(r"(?m)^deny = (\d+)", Path("/etc/security/faillock.conf").read_text())[1])
+    """How many wrong passwords faillock lets pass."""
+    return int(re.search(r"(?m)^deny = (\d+)", FAILLOCK.read_text())[1])
 
 
 class Nologin(BackEnd):
