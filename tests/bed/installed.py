@@ -21,7 +21,7 @@ PEOPLE = {bed.ADA: YESCRYPT, bed.QUICK: SHA512, GONE: SHA512, AGED: SHA512}
 def settings(**changes):
     """The usual configuration, on the real ports. Limits on wrong passwords are out of the way: other tests are about them."""
     listen = [{"address": f"0.0.0.0:{SUBMISSION}", "tls": "starttls"}, {"address": f"0.0.0.0:{SUBMISSIONS}", "tls": "implicit"}]
-    auth = {"account_failures_per_minute": 1000, "account_failures_per_hour": 1000, "network_failures_per_minute": 0,
+    auth = {"account_failures": 0, "network_failures_per_minute": 0,
             **changes.pop("auth", {})}
     return bed.settings(listen=listen, auth=auth, **changes)
 
