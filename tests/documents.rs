@@ -1,5 +1,6 @@
 //! What is generated and committed is up to date: `PAMRELAY_WRITE=1 cargo test --test documents` writes it again.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use pamrelay::config::{Config, manual};
@@ -48,6 +49,29 @@ fn the_manual_page_of_the_helper_has_every_setting() {
 
     assert!(names.len() > 5);
     assert_eq!(shown, names);
+}
+
+/// docs/pam.md prints what tests/pam installs, so that page and tests cannot part.
+#[test]
+fn the_page_about_pam_prints_every_file_of_pam_d_as_it_is() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/pam.md")).unwrap();
+    let mut printed = BTreeSet::new();
+    let mut lines = page.lines();
+
+    while let Some(line) = lines.next() {
+        let Some(name) = line.strip_suffix(")):").and_then(|line| line.rsplit_once("](../pam.d/")).map(|(_, name)| name) else { continue };
+        assert!(lines.next().is_some_and(|line| line.starts_with("```")), "{name}: no block follows its name");
+        let block: String = lines.by_ref().take_while(|line| *line != "```").map(|line| format!("{line}\n")).collect();
+        assert_eq!(block, std::fs::read_to_string(root.join("pam.d").join(name)).unwrap(), "docs/pam.md and pam.d/{name} differ");
+        printed.insert(name.to_owned());
+    }
+
+    let files = ["recipes", "etc"].into_iter().flat_map(|part| {
+        let entries = std::fs::read_dir(root.join("pam.d").join(part)).unwrap();
+        entries.map(move |entry| format!("{part}/{}", entry.unwrap().file_name().into_string().unwrap()))
+    });
+    assert_eq!(printed, files.collect());
 }
 
 /// One page for all commands, as an administrator looks for it: the frame by clap_mangen, the commands one after the other.

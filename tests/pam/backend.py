@@ -59,6 +59,12 @@ def name_service(source):
     path.write_text(re.sub(r"(?m)^(passwd|group|shadow):.*", rf"\1: files {source}", path.read_text()))
 
 
+def groups_end_with_the_files(source):
+    """Whoever is in a group of the files is not asked about at `source`."""
+    with open("/etc/nsswitch.conf", "a") as names:
+        names.write(f"initgroups: files [SUCCESS=return] {source}\n")
+
+
 def system_user(name, *groups):
     """A user as a package's installation makes one."""
     if subprocess.run(["id", name], capture_output=True).returncode:
@@ -101,11 +107,16 @@ class BackEnd(unittest.TestCase):
     def start_relay(cls, **auth):
         """Mail waits in the queue, for nobody listens where it should go: so its author can be looked at."""
         cls.relay = bed.Relay(
+            listen=cls.listen(),
             auth={"deadline": f"{DEADLINE}s", **cls.limits, **cls.auth, **auth},
             routes=[{"domains": ["*"], "smart_hosts": [{"host": "127.0.0.1", "port": 1, "tls": "none"}]}],
             delivery={"first_retry": "10m", "longest_retry": "10m", "give_up": "1h"},
         ).start()
         cls.addClassCleanup(cls.relay.stop)
+
+    @classmethod
+    def listen(cls):
+        return bed.settings()["listen"]
 
     def log_in(self, user, password, mechanism=PLAIN, port=bed.STARTTLS, source=None):
         """One login on a connection of its own."""
@@ -136,17 +147,21 @@ class BackEnd(unittest.TestCase):
     def sends(self, user, password, name=None, mechanism=PLAIN, port=bed.STARTTLS, within=None):
         """Logs in and sends; the queue must have the account `name` (the one typed, unless given) with the number that the name service has."""
         name = name or user
-        with secured(port) as client:
-            login = self.answer(ask(self.relay, client, user, password, mechanism))
-            self.expects(login, "235 2.7.0", verdict="accept", account=name)
-            queued = client.mails(bed.letter("from " + name))
-        entry = self.relay.queue_json("show", re.search(r"queued as (\w+)", queued)[1])["entry"]
+        login, entry = self.logs_in_and_sends(user, password, name, mechanism, port)
         uid = int(run("getent", "passwd", name).split(":")[2])
         self.assertEqual((entry["user"], entry["uid"], entry["session"]), (name, uid, login.line["session"]))
         self.assertEqual(login.line["uid"], str(uid))
         if within is not None:
             self.assertLess(login.seconds, within, login)
         return login
+
+    def logs_in_and_sends(self, user, password, name, mechanism=PLAIN, port=bed.STARTTLS):
+        """A login that must be accepted as `name`, and what the queue has of the message that follows."""
+        with secured(port) as client:
+            login = self.answer(ask(self.relay, client, user, password, mechanism))
+            self.expects(login, "235 2.7.0", verdict="accept", account=name)
+            queued = client.mails(bed.letter("from " + name))
+        return login, self.relay.queue_json("show", re.search(r"queued as (\w+)", queued)[1])["entry"]
 
     def sends_again(self, user, password, within):
         """After an outage: works within so many seconds, by itself."""

@@ -1,6 +1,6 @@
 """NIS: pam_unix asks the name service, and that asks ypbind and ypserv."""
 
-from backend import EXPIRED, LOCAL, LOGIN, MUST_CHANGE, WRONG, BackEnd
+from backend import EXPIRED, LOCAL, LOGIN, MUST_CHANGE, NOT_PERMITTED, WRONG, BackEnd, groups_end_with_the_files, run
 from nis import OPEN, Nis, password_of
 
 NIS = None
@@ -77,3 +77,25 @@ class WithoutLowPorts(BackEnd):
     def test_a_hash_in_the_passwd_map_needs_no_low_port(self):
         self.sends(OPEN, password_of(OPEN))
         self.refused(OPEN, "not it", verdict="reject", phase="auth", code=7)
+
+
+class GroupsOfTheRelay(BackEnd):
+    """`auth.groups` asks about the groups of everybody, also of people of the files: here they are groups of the files alone."""
+
+    recipe = "nis"
+    auth = {"low_ports": "yes", "groups": ["mailusers"]}
+
+    @classmethod
+    def setUpClass(cls):
+        run("groupadd", "mailusers")
+        run("gpasswd", "--members", f"{LOCAL[0]},nisok", "mailusers")
+        groups_end_with_the_files("nis")
+        super().setUpClass()
+
+    def test_a_group_of_the_files_admits_its_members_from_either_source(self):
+        self.sends(*LOCAL)
+        self.sends("nisok", password_of("nisok"))
+        self.refused("demo", "demo password", NOT_PERMITTED, verdict="not-permitted", phase="identity", reason="not-in-groups")
+
+    def test_a_server_that_hangs_holds_up_no_member_of_a_group_of_the_files(self):
+        self.outlasts_a_hang("nisok", password_of("nisok"), NIS.server, back_within=10)
