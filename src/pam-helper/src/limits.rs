@@ -27,6 +27,7 @@ use pamrelay_authwire::Reason;
 
 use crate::check;
 use crate::lockout::Lockout;
+use crate::rate::{Rate, UsedUp};
 use crate::settings::Settings;
 use crate::table::{Key, Table};
 use crate::window::{Recent, Window};
@@ -73,14 +74,6 @@ pub(crate) enum Refused {
     Something,
 }
 
-/// How much is used up, for people to read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct UsedUp {
-    pub(crate) failures: u32,
-    /// Until the next try is let through.
-    pub(crate) wait: Duration,
-}
-
 /// The counts.
 pub(crate) struct Limits {
     secret: [u8; 32],
@@ -98,18 +91,11 @@ pub(crate) struct Limits {
     wrong: Table<u64>,
 }
 
-/// `burst` at once, and one more every `step` milliseconds.
-#[derive(Clone, Copy)]
-struct Rate {
-    step: u64,
-    burst: u32,
-}
-
 impl Limits {
     pub(crate) fn new(settings: &Settings, secret: [u8; 32], start: Instant) -> Self {
         let in_all = Rate::of(settings.failures_per_second.saturating_mul(BURST_SECONDS), Duration::from_secs(BURST_SECONDS.into()));
         let per_network = Rate::of(settings.peer_failures_per_minute, Duration::from_secs(60));
-        let per_network = Rate { burst: per_network.burst.div_ceil(2), ..per_network }.at_most(in_all.shared_by(SHARE));
+        let per_network = per_network.with_half_at_once().at_most(in_all.shared_by(SHARE));
         let per_account = Window::new(settings.account_failures, settings.account_window);
         Self {
             secret,
@@ -283,41 +269,6 @@ fn network(peer: IpAddr) -> Vec<u8> {
     match peer.to_canonical() {
         IpAddr::V4(four) => four.octets().to_vec(),
         IpAddr::V6(six) => six.octets().into_iter().take(8).collect(), // never the same as four
-    }
-}
-
-impl Rate {
-    fn of(count: u32, period: Duration) -> Self {
-        let step = u64::try_from(period.as_millis()).unwrap_or(u64::MAX) / u64::from(count.max(1));
-        Self { step: step.max(1), burst: count }
-    }
-
-    /// What each of so many gets.
-    fn shared_by(self, count: u32) -> Self {
-        Self { step: self.step.saturating_mul(count.into()), burst: (self.burst / count).max(1) }
-    }
-
-    fn at_most(self, other: Self) -> Self {
-        Self { step: self.step.max(other.step), burst: self.burst.min(other.burst) }
-    }
-
-    fn left(self, until: u64, now: u64) -> u32 {
-        self.burst.saturating_sub(self.used_now(until, now))
-    }
-
-    fn used_now(self, until: u64, now: u64) -> u32 {
-        u32::try_from(until.saturating_sub(now).div_ceil(self.step)).unwrap_or(u32::MAX)
-    }
-
-    fn used_up(self, until: u64, now: u64) -> Option<UsedUp> {
-        let failures = self.used_now(until, now);
-        let free = until.saturating_sub(self.step.saturating_mul(self.burst.saturating_sub(1).into()));
-        (failures >= self.burst).then(|| UsedUp { failures, wait: Duration::from_millis(free.saturating_sub(now)) })
-    }
-
-    /// One more. Those who pass a limit cannot push its end further away than it can be.
-    fn used(self, until: u64, now: u64) -> u64 {
-        until.max(now).saturating_add(self.step).min(now.saturating_add(self.step.saturating_mul(self.burst.into())))
     }
 }
 

@@ -24,6 +24,7 @@ use pamrelay_authwire::{Cause, Order, Outcome, Phase, Question, QuestionFrame, R
 
 use crate::asker::{self, Arrived, Asker, Dropped};
 use crate::check;
+use crate::drops::Drops;
 use crate::job::News;
 use crate::ledger::Ledger;
 use crate::limits::{Limits, Refused, Room};
@@ -41,8 +42,6 @@ use crate::workshop::{Source, Workshop};
 const MOST_ASKERS: usize = 64;
 /// How long an idle listener sleeps at most: the ticket keys may be due.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
-/// Lines about dropped peers.
-const DROPS_PER_SECOND: u32 = 10;
 /// After an accept that failed for want of something (descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -403,36 +402,4 @@ fn is_wrong_password(cause: Cause) -> bool {
 /// A fresh socket has room for it; a peer that is gone does not need it.
 fn answer(stream: &UnixStream, frame: &[u8]) {
     let _ = send(stream.as_raw_fd(), frame, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
-}
-
-/// Lines about peers that were dropped: a front end gone mad must not fill the disk with them.
-pub(crate) struct Drops {
-    since: Instant,
-    lines: u32,
-    unsaid: u64,
-}
-
-impl Drops {
-    pub(crate) fn new(now: Instant) -> Self {
-        Self { since: now, lines: 0, unsaid: 0 }
-    }
-
-    fn log(&mut self, dropped: &Dropped, now: Instant) {
-        if *dropped == Dropped::Silent {
-            return; // a probe, such as a check that the helper listens
-        }
-        if now.saturating_duration_since(self.since) >= Duration::from_secs(1) {
-            (self.since, self.lines) = (now, 0);
-        }
-        if self.lines >= DROPS_PER_SECOND {
-            self.unsaid += 1;
-            return;
-        }
-        self.lines += 1;
-        let mut line = Line::event(Level::Warning, "dropped").with("reason", dropped);
-        if self.unsaid > 0 {
-            line = line.with("unsaid", std::mem::take(&mut self.unsaid));
-        }
-        line.write();
-    }
 }

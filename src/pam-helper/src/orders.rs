@@ -7,9 +7,9 @@ use std::time::Instant;
 use nix::unistd::getpid;
 use pamrelay_authwire::{Held, HeldSubject, Order, Question, Statement, Status, Subject};
 
-use crate::limits::UsedUp;
 use crate::listener::Listener;
 use crate::log::{Level, Line};
+use crate::rate::UsedUp;
 use crate::workshop::resident_kib;
 
 impl Listener {
