@@ -14,14 +14,18 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::Pid;
 use pamrelay::auth::{self, Answer, AuthError, Trouble, Visit};
-use pamrelay_authwire::{MAX_PASSWORD, MAX_USER, Question, QuestionFrame};
+use pamrelay_authwire::{MAX_LISTENER, MAX_ORDER, MAX_PASSWORD, MAX_USER, Order, Question, QuestionFrame, Verdict};
 use zeroize::Zeroizing;
 
 use crate::pam_stage::{Helper, Stage, UNIX, patiently, words};
 
-const HEADER: usize = 38;
+/// Where a question has its lengths, and where what they count begins.
 const USER_LENGTH: usize = 2;
 const PASSWORD_LENGTH: usize = 4;
+const LISTENER_LENGTH: usize = 38;
+const HEADER: usize = 39;
+/// The longest text behind the header of an order.
+const ORDER_REST: usize = MAX_ORDER - 4;
 
 fn frame(user: &[u8], password: &[u8]) -> QuestionFrame {
     Question { id: 1, session: 1, peer: [0; 16], listener: "", user, password }.encode().unwrap()
@@ -34,13 +38,15 @@ fn altered(at: usize, bytes: &[u8]) -> Vec<u8> {
     changed
 }
 
-/// A frame that is as long as it says, however long.
-fn honest(user: usize, password: usize) -> Vec<u8> {
-    let mut bytes = altered(USER_LENGTH, &u16::try_from(user).unwrap().to_le_bytes());
-    bytes[PASSWORD_LENGTH..PASSWORD_LENGTH + 2].copy_from_slice(&u16::try_from(password).unwrap().to_le_bytes());
+/// A question that is as long as it says, however long.
+fn honest(listener: u8, user: u16, password: u16) -> Vec<u8> {
+    let mut bytes = altered(USER_LENGTH, &user.to_le_bytes());
+    bytes[PASSWORD_LENGTH..PASSWORD_LENGTH + 2].copy_from_slice(&password.to_le_bytes());
+    bytes[LISTENER_LENGTH] = listener;
     bytes.truncate(HEADER);
-    bytes.resize(HEADER + user, b'u');
-    bytes.resize(HEADER + user + password, b'p');
+    bytes.extend(vec![b'l'; listener.into()]);
+    bytes.extend(vec![b'u'; user.into()]);
+    bytes.extend(vec![b'p'; password.into()]);
     bytes
 }
 
@@ -68,6 +74,11 @@ fn front_asks(helper: &Helper, user: &str, password: &str, deadline: Duration) -
     ))
 }
 
+/// A number that fits.
+fn small<T: TryFrom<usize, Error: std::fmt::Debug>>(number: usize) -> T {
+    number.try_into().unwrap()
+}
+
 /// A helper in which `hanger` takes a minute.
 fn with_a_slow_user() -> Helper {
     Stage::misbehaving("sleep=60 for=hanger", "-DPLAIN").start()
@@ -77,25 +88,41 @@ root_test! {
     fn input_86_every_length_at_its_ends_is_answered_or_drops_the_peer() {
         let helper = Stage::new(UNIX).start();
 
-        for (user, password, expected) in [
-            (0, 5, "reject check 0 bad-name"),
-            (0, 0, "reject check 0 bad-name"),
-            (MAX_USER, 5, "reject auth 10 refused"),
-            (3, 0, "reject check 0 bad-password"),
-            (3, MAX_PASSWORD, "reject check 0 bad-password"),
+        for (listener, user, password, expected) in [
+            (0, 3, 5, "reject auth 10 refused"),
+            (MAX_LISTENER, 3, 5, "unavailable start 0 no-listener"),
+            (0, 0, 5, "reject check 0 bad-name"),
+            (0, 0, 0, "reject check 0 bad-name"),
+            (0, MAX_USER, 5, "reject auth 10 refused"),
+            (0, 3, 0, "reject check 0 bad-password"),
+            (0, 3, MAX_PASSWORD, "reject check 0 bad-password"),
+            (MAX_LISTENER, MAX_USER, MAX_PASSWORD, "reject check 0 bad-password"),
         ] {
-            let outcome = helper.asks_bytes(&vec![b'u'; user], &vec![b'p'; password]);
-            assert_eq!(words(&outcome), expected, "{user} {password}");
+            let verdict = Verdict::decode(&sends_all(&helper, &honest(small(listener), small(user), small(password))));
+            assert_eq!(words(&verdict.expect("an answer").outcome), expected, "{listener} {user} {password}");
         }
-        for (user, password) in [(MAX_USER + 1, 5), (3, MAX_PASSWORD + 1), (MAX_USER, MAX_PASSWORD), (65535, 5), (3, 65535), (65535, 65535)] {
-            assert_eq!(sends_all(&helper, &honest(user, password)), b"", "{user} {password}");
+        for (listener, user, password) in [
+            (MAX_LISTENER + 1, 3, 5),
+            (255, 3, 5),
+            (0, MAX_USER + 1, 5),
+            (0, 65535, 5),
+            (0, 3, MAX_PASSWORD + 1),
+            (0, 3, 65535),
+            (255, 65535, 65535),
+        ] {
+            let frame = honest(small(listener), small(user), small(password));
+            assert_eq!(sends_all(&helper, &frame), b"", "{listener} {user} {password}");
         }
-        for (field, most) in [(USER_LENGTH, MAX_USER), (PASSWORD_LENGTH, MAX_PASSWORD)] {
-            for length in [0, most, most + 1, 65535] {
-                let lying = altered(field, &u16::try_from(length).unwrap().to_le_bytes());
-                assert_eq!(sends_all(&helper, &lying), b"", "{length} in field {field}, and no such text behind");
-            }
+        let lengths = |most: usize| [0, most, most + 1, 65535].map(|length| small::<u16>(length).to_le_bytes());
+        let mut lies: Vec<_> = lengths(MAX_USER).iter().map(|length| altered(USER_LENGTH, length)).collect();
+        lies.extend(lengths(MAX_PASSWORD).iter().map(|length| altered(PASSWORD_LENGTH, length)));
+        lies.extend([1, MAX_LISTENER, MAX_LISTENER + 1, 255].map(|length| altered(LISTENER_LENGTH, &[small(length)])));
+        let order = Order::Status.encode().unwrap();
+        lies.extend(lengths(ORDER_REST).iter().map(|length| [&order[..2], length, &order[4..]].concat()));
+        for lie in lies {
+            assert_eq!(sends_all(&helper, &lie), b"", "a length without such a text behind it: {lie:?}");
         }
+        assert!(!sends_all(&helper, &order).is_empty(), "an order as it should be");
         assert_eq!(words(&helper.asks("bob", "right")), "accept");
     }
 
@@ -137,6 +164,10 @@ root_test! {
             for byte in (0..=255).filter(|byte| *byte != 1) {
                 assert_eq!(helper.sends(&altered(at, &[byte])), b"", "byte {at} is {byte}");
             }
+        }
+        let status = Order::Status.encode().unwrap();
+        for what in [0, 9, 255] {
+            assert_eq!(helper.sends(&[&status[..4], &[what]].concat()), b"", "order {what}");
         }
         assert_eq!(helper.sends(b"GET / HTTP/1.1\r\n\r\n"), b"");
         assert_eq!(helper.sends(&[0; 5000]), b"");
