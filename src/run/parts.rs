@@ -2,8 +2,10 @@
 //!
 //! A role whose part did not change is left alone, with its sessions and its deliveries.
 
+use std::net::SocketAddr;
+
 use super::role::Name;
-use crate::config::Config;
+use crate::config::{Config, ListenTls};
 
 /// What a role must do to follow from `old` to `new`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +41,7 @@ pub fn follow(role: Name, old: &Config, new: &Config) -> Follow {
         Name::Front => {
             common
                 && old.hostname == new.hostname
-                && old.listen == new.listen
+                && listeners(old).eq(listeners(new))
                 && old.limits == new.limits
                 && old.auth.deadline == new.auth.deadline
                 && old.auth.failure_floor == new.auth.failure_floor
@@ -51,6 +53,11 @@ pub fn follow(role: Name, old: &Config, new: &Config) -> Follow {
         (Name::Auth | Name::Front, true) => Follow::Nothing,
         (Name::Auth | Name::Keys | Name::Queue | Name::Front, false) => Follow::Restart,
     }
+}
+
+/// What the front end knows of a listener; its PAM service is the helper's alone.
+fn listeners(config: &Config) -> impl Iterator<Item = (&str, SocketAddr, ListenTls)> {
+    config.listen.iter().map(|listen| (listen.name.as_str(), listen.address, listen.tls))
 }
 
 #[cfg(test)]
@@ -78,6 +85,19 @@ mod tests {
         assert_eq!(restarted("delivery: { connections: 2 }"), [Name::Queue]);
         assert_eq!(restarted("log: debug"), [Name::Keys, Name::Queue, Name::Front]);
         assert_eq!(restarted("limits: { session_timeout: 2h }"), [Name::Auth, Name::Front]);
+    }
+
+    #[test]
+    fn another_service_for_a_listener_is_the_helper_s_affair_and_ends_no_session() {
+        let with = |service: &str| {
+            let text = format!("listen: [{{ name: office, address: \"127.0.0.1:1\", tls: starttls{service} }}]\n");
+            Config::parse(&text, Path::new("t")).unwrap()
+        };
+        let (old, new) = (with(""), with(", service: smtp-office"));
+
+        assert_eq!(follow(Name::Front, &old, &new), Follow::Nothing);
+        assert_eq!(follow(Name::Auth, &old, &new), Follow::Restart);
+        assert_eq!(follow(Name::Front, &old, &config("")), Follow::Restart, "another name is another listener");
     }
 
     #[test]
