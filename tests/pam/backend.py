@@ -18,7 +18,6 @@ from fields import fields
 
 RECIPES = bed.ROOT / "pam.d/recipes"
 DAEMONS = bed.ROOT / "pam.d/etc"  # configuration of what stands behind the modules
-SERVICE = Path("/etc/pam.d/smtp")
 DEADLINE = 3  # seconds, of one question to PAM
 SLACK = 3  # seconds that a busy machine may add
 LOCAL = bed.QUICK  # somebody of /etc/passwd, with a cheap hash
@@ -39,10 +38,11 @@ def without_limits():
             "failures_per_second": 10000, "failure_floor": "10ms"}
 
 
-def install(recipe):
-    """The recipe, exactly as it is printed for administrators, as the service `smtp`."""
-    shutil.copy(RECIPES / recipe, SERVICE)
-    SERVICE.chmod(0o644)
+def install(recipe, service="smtp"):
+    """The recipe, exactly as it is printed for administrators."""
+    place = Path("/etc/pam.d") / service
+    shutil.copy(RECIPES / recipe, place)
+    place.chmod(0o644)
 
 
 def configure(file, place=None, mode=0o644):
@@ -128,6 +128,7 @@ class BackEnd(unittest.TestCase):
         reply = asked.client.reply()
         seconds = time.monotonic() - asked.at
         line = bed.wait_for(f"the helper's line about {asked.user!r}", lambda: login_line(self.relay, asked))
+        self.assertTrue(reply.startswith(line["reply"]), (reply, line))
         return Login(reply, line, seconds)
 
     def expects(self, login, reply, **line):
@@ -144,11 +145,11 @@ class BackEnd(unittest.TestCase):
         self.assertLess(login.seconds, within, login)
         return login
 
-    def sends(self, user, password, name=None, mechanism=PLAIN, port=bed.STARTTLS, within=None):
-        """Logs in and sends; the queue must have the account `name` (the one typed, unless given) with the number that the name service has."""
+    def sends(self, user, password, name=None, mechanism=PLAIN, port=bed.STARTTLS, within=None, account=None):
+        """Logs in and sends; the queue must have `name` (the one typed, unless given) with the number that the name service has for it, or for `account`."""
         name = name or user
         login, entry = self.logs_in_and_sends(user, password, name, mechanism, port)
-        uid = int(run("getent", "passwd", name).split(":")[2])
+        uid = int(run("getent", "passwd", account or name).split(":")[2])
         self.assertEqual((entry["user"], entry["uid"], entry["session"]), (name, uid, login.line["session"]))
         self.assertEqual(login.line["uid"], str(uid))
         if within is not None:

@@ -7,9 +7,21 @@ from slapd import password_of
 from sssd import remembers, sssd
 
 
+DIRECTORY = DAEMON = None
+
+
+def setUpModule():
+    global DIRECTORY, DAEMON
+    DIRECTORY, DAEMON = ldap_people.start(sssd)
+
+
 class Sssd(ldap_people.LdapPeople):
     recipe = "ldap-sssd"
-    client = staticmethod(sssd)
+
+    @classmethod
+    def setUpClass(cls):
+        cls.directory, cls.daemon = DIRECTORY, DAEMON
+        super().setUpClass()
 
     def test_another_case_is_another_name(self):
         self.refused("LDAPOK", password_of("ldapok"), verdict="reject", phase="auth", code=10)

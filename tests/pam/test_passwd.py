@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import bed
+import otherprogram
 from backend import EXPIRED, LOGIN, MUST_CHANGE, NOT_PERMITTED, WRONG, BackEnd, configure, person, run
 
 FAILLOCK = Path("/etc/security/faillock-smtp.conf")
@@ -17,7 +18,8 @@ def setUpModule():
     person("passwdlocked", "locked password")
     run("usermod", "--lock", "passwdlocked")
     person("passwdnone", None)
-    person("passwdguessed", "guessed password")
+    for number in range(1, 5):
+        person(f"guessed{number}", "guessed password")
     for group, members in {"mailusers": "quick", "travellers": "ada"}.items():
         run("groupadd", group)
         run("gpasswd", "--members", members, group)
@@ -60,64 +62,60 @@ class PamUnix(BackEnd):
 
 
 class Faillock(BackEnd):
+    """Each test has a person of its own, because the relay remembers failures too."""
+
     recipe = "faillock"
+    limits = {"failure_floor": "10ms"}  # the rest as it is without a word in the configuration
 
     @classmethod
     def setUpClass(cls):
         configure("faillock-smtp.conf", FAILLOCK)
         super().setUpClass()
 
-    def setUp(self):
-        self.addCleanup(faillock, "--reset")
+    def test_an_account_that_another_program_locked_is_refused_until_the_administrator_unlocks_it(self):
+        codes = {otherprogram.authenticate("smtp", "guessed1", "not it") for _ in range(deny())}
+        self.assertEqual(codes, {7})
 
-    def test_the_last_try_too_many_locks_and_the_administrator_unlocks(self):
-        for _ in range(deny()):
-            self.refused("passwdguessed", "not it", verdict="reject", phase="auth", code=7)
-
-        locked = self.refused("passwdguessed", "guessed password", WRONG, verdict="reject", phase="auth", code=7)
+        locked = self.refused("guessed1", "guessed password", WRONG, verdict="reject", phase="auth", code=7)
         self.assertIn("locked", locked.line["text"])
-        faillock("--reset")
-        self.sends("passwdguessed", "guessed password")
-        self.assertFalse(Path("/run/faillock/passwdguessed").exists())
+        run("faillock", "--dir", "/run/faillock-smtp", "--user", "guessed1", "--reset")
+        self.sends("guessed1", "guessed password")
+        self.assertFalse(Path("/run/faillock/guessed1").exists())
+
+    def test_guessers_are_held_back_before_they_lock_anybody_out(self):
+        replies = [self.log_in("guessed2", f"guess {number}").reply[:9] for number in range(3 * deny())]
+
+        self.assertEqual(set(replies), {"535 5.7.8", "454 4.7.0"})
+        self.assertEqual(tries_at("guessed2"), replies.count("535 5.7.8"))
+        self.assertLess(tries_at("guessed2"), deny())
+
+    def test_the_same_wrong_password_again_and_again_locks_nobody_out(self):
+        replies = {self.log_in("guessed3", "an old password").reply for _ in range(3 * deny())}
+
+        self.assertEqual(replies, {WRONG})
+        self.assertLess(tries_at("guessed3"), deny())
 
     def test_a_right_password_begins_the_count_anew(self):
-        for _ in range(2):
-            for _ in range(deny() - 1):
-                self.refused("passwdguessed", "not it")
-            self.sends("passwdguessed", "guessed password")
+        self.sends("guessed4", "guessed password")
+
+        self.refused("guessed4", "not it", verdict="reject", phase="auth", code=7)
+        self.assertEqual(tries_at("guessed4"), 1)
+        self.sends("guessed4", "guessed password")
+
+        self.assertEqual(tries_at("guessed4"), 0)
 
     def test_an_unknown_user_is_told_what_a_wrong_password_is(self):
         self.refused("nobody-here", "not it", WRONG, verdict="reject", phase="auth", code=10)
 
 
-class FaillockBehindTheLimits(BackEnd):
-    recipe = "faillock"
-    limits = {"failure_floor": "10ms"}  # as they are without a word in the configuration
-
-    @classmethod
-    def setUpClass(cls):
-        configure("faillock-smtp.conf", FAILLOCK)
-        super().setUpClass()
-
-    def test_strangers_are_held_back_before_they_can_lock_anybody_out(self):
-        self.addCleanup(faillock, "--reset")
-
-        replies = [self.log_in("passwdguessed", "not it").reply[:9] for _ in range(3 * deny())]
-
-        self.assertEqual(set(replies), {"535 5.7.8", "454 4.7.0"})
-        self.assertLess(replies.count("535 5.7.8"), deny())
-        tries = [line for line in faillock().splitlines() if line.endswith(" V")]
-        self.assertEqual(len(tries), replies.count("535 5.7.8"))
-
-
-def faillock(*options):
-    """The administrator's command about the one person that is guessed at here."""
-    return run("faillock", "--dir", "/run/faillock-smtp", "--user", "passwdguessed", *options)
-
-
 def deny():
     """How many wrong passwords faillock lets pass."""
     return int(re.search(r"(?m)^deny = (\d+)", FAILLOCK.read_text())[1])
+
+
+def tries_at(name):
+    """How many wrong passwords faillock has counted."""
+    return sum(line.endswith(" V") for line in run("faillock", "--dir", "/run/faillock-smtp", "--user", name).splitlines())
 
 
 class Nologin(BackEnd):

@@ -15,10 +15,10 @@ use crate::sys;
 /// Whether the host knows this name. Where nobody can say so, nobody is taken for a guest.
 pub(crate) fn is_known(name: &CStr) -> Result<bool, Outcome> {
     let fault = || unavailable(Reason::Fault);
-    match look_up(name.to_str().map_err(|_| fault())?)? {
-        Some(_) => Ok(true),
-        None if is_answered(name) => Ok(false),
-        None => Err(fault()),
+    match look_up(name.to_str().map_err(|_| fault())?) {
+        Ok(Some(_)) => Ok(true),
+        Ok(None) | Err(_) if is_answered(name) => Ok(false),
+        Ok(None) | Err(_) => Err(fault()),
     }
 }
 
