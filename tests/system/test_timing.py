@@ -13,8 +13,6 @@ import bed
 from support import UNLIMITED, OwnRelay, person
 
 TRIES = 400
-CLIENTS = 16
-FLOOR = "400ms"
 # Differences of ranks, in standard deviations: beyond this chance comes in once in 10,000 times.
 SEPARATES = 3.9
 
@@ -37,8 +35,9 @@ def separation(some, others):
 class Measured:
     """Replies and times of many logins, by kind."""
 
-    def __init__(self, kinds, tries=TRIES):
+    def __init__(self, kinds, clients, tries=TRIES):
         self.kinds = kinds
+        self.clients = clients
         self.seconds = {kind: [] for kind in kinds}
         self.replies = {kind: set() for kind in kinds}
         self.left = [kind for kind in kinds for _ in range(tries)]
@@ -47,7 +46,7 @@ class Measured:
         self.problem = None
 
     def run(self):
-        threads = [threading.Thread(target=self.client) for _ in range(CLIENTS)]
+        threads = [threading.Thread(target=self.client) for _ in range(self.clients)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -84,11 +83,15 @@ class Measured:
 
 
 class Refusals(OwnRelay):
-    def start(self):
-        self.start_relay(auth={**UNLIMITED, "failure_floor": FLOOR}, limits={"bad_commands": 1000, "sessions_per_address": 100})
+    def start(self, floor):
+        self.start_relay(auth={**UNLIMITED, "failure_floor": floor}, limits={"bad_commands": 1000, "sessions_per_address": 100})
+
+    def cannot_be_told_apart(self, measured):
+        apart = {kinds: round(far, 1) for kinds, far in measured.separations().items() if far > SEPARATES}
+        self.assertEqual(apart, {}, {kind: round(sum(times) / len(times), 4) for kind, times in measured.seconds.items()})
 
     def test_no_kind_of_refusal_can_be_told_from_another_by_its_bytes_or_its_time(self):
-        self.start()
+        self.start("400ms")
 
         measured = Measured({
             "unknown": lambda n: bed.auth_plain(f"nobody{n}", f"guess{n}"),
@@ -98,19 +101,30 @@ class Refusals(OwnRelay):
             "root": lambda n: bed.auth_plain("root", f"guess{n}"),
             "long name": lambda n: bed.auth_plain("u" * 300, f"guess{n}"),
             "long password": lambda n: bed.auth_plain(bed.ADA[0], f"{n}" + "x" * 600),
-        }).run()
+        }, clients=20).run()
 
         replies = set().union(*measured.replies.values())
         self.assertEqual(replies, {"535 5.7.8 Authentication credentials invalid"})
-        apart = {kinds: round(far, 1) for kinds, far in measured.separations().items() if far > SEPARATES}
-        self.assertEqual(apart, {}, {kind: round(sum(times) / len(times), 4) for kind, times in measured.seconds.items()})
+        self.cannot_be_told_apart(measured)
+
+    def test_neither_can_names_while_questions_wait_in_line_for_longer_than_the_floor(self):
+        self.start("50ms")
+
+        measured = Measured({
+            "unknown": lambda n: bed.auth_plain(f"nobody{n}", f"guess{n}"),
+            "wrong": lambda n: bed.auth_plain(bed.ADA[0], f"guess{n}"),
+            "locked": lambda n: bed.auth_plain(LOCKED, f"guess{n}"),
+        }, clients=48).run()
+
+        self.assertGreater(sorted(measured.seconds["unknown"])[TRIES // 2], 0.1)
+        self.cannot_be_told_apart(measured)
 
     def test_the_measure_itself_sees_a_difference_where_there_is_one(self):
-        self.start()
+        self.start("400ms")
 
         measured = Measured({
             "wrong": lambda n: bed.auth_plain(bed.QUICK[0], f"guess{n}"),
             "right": lambda n: bed.auth_plain(*bed.QUICK),
-        }, tries=40).run()
+        }, clients=16, tries=40).run()
 
         self.assertGreater(measured.separations()[("wrong", "right")], SEPARATES)

@@ -354,14 +354,17 @@ impl Listener {
                 None => outcome = Outcome::Unavailable(Cause { phase: Phase::Identity, code: 0, reason: Reason::Fault }),
             }
         }
-        let mut leaves = now;
+        let (began, mut leaves) = (pending.began.unwrap_or(now), now);
+        let took = now.saturating_duration_since(began);
         match &outcome {
-            Outcome::Accept(_) => self.limits.accepted(&pending.keys, now),
+            Outcome::Accept(_) => {
+                self.tempo.learn(&pending.service, took, now);
+                self.limits.accepted(&pending.keys, now);
+            }
             Outcome::Reject(cause) => {
                 let refused = if is_wrong_password(*cause) { Refused::Password } else { Refused::Something };
-                let began = pending.began.unwrap_or(now);
                 if refused == Refused::Password {
-                    self.tempo.learn(&pending.service, now.saturating_duration_since(began));
+                    self.tempo.learn(&pending.service, took, now);
                 }
                 if pending.began.is_some() {
                     self.limits.failed(&pending.keys, refused, now);
