@@ -100,6 +100,18 @@ fn what_holds_passwords_or_keys_has_no_swap() {
     }
 }
 
+/// systemd leaves /run writable under ProtectSystem=strict as soon as ProtectControlGroups= or another of its kind is there.
+#[test]
+fn run_is_read_only_but_where_a_unit_says_otherwise() {
+    for name in UNITS.into_iter().filter(|name| name.ends_with(".service")) {
+        assert!(source(name).contains("\nReadOnlyPaths=/run\n"), "{name}");
+        assert!(
+            !source(name).lines().any(|line| line.starts_with("ReadWritePaths=") && line.split(['=', ' ']).any(|path| path == "/run")),
+            "{name}"
+        );
+    }
+}
+
 /// Neither gives up: a door under a storm of connections to a role that cannot start, nor a start that takes long for good reasons.
 #[test]
 fn doors_and_long_starts_are_not_given_up() {
