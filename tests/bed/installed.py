@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import time
+from pathlib import Path
 
 import bed
 from machine import SOURCE, Machine
@@ -83,17 +84,19 @@ class Installed(Machine):
         return {unit for unit, state in zip(UNITS, states) if state == "active"}
 
     def pids(self):
-        """Of the roles, as numbered there; a role that does not run is not in it."""
-        return {role: int(pid) for role, pid in zip(bed.ROLES, self.show("MainPID", *UNITS[1:])) if pid != "0"}
+        """The first process of each role, as numbered here; a role that does not run is not in it."""
+        ours = set(bed.children(self.leader))
+        return {role: pid for role in bed.ROLES for pid in self.processes(role) if pid in ours}
+
+    def processes(self, role):
+        """All processes of a role, as numbered here, and what they call themselves."""
+        group = self.path(f"sys/fs/cgroup/system.slice/pamrelay-{role}.service/cgroup.procs")
+        found = {int(pid): name_of(pid) for pid in (text_of(group) or "").split()}
+        return {pid: name for pid, name in found.items() if name}
 
     def show(self, name, *units):
         """A property of each of these units."""
         return self.run("systemctl", "show", "--value", f"--property={name}", *units).replace("\n\n", "\n").splitlines()
-
-    def processes(self, unit="pamrelay-auth"):
-        """All of a unit's processes, as numbered there, and what they call themselves."""
-        group = self.path("sys/fs/cgroup/system.slice") / f"{unit}.service/cgroup.procs"
-        return {pid: (self.proc(pid) / "comm").read_text().strip() for pid in map(int, group.read_text().split())}
 
     def log(self, unit="pamrelay-auth"):
         """What the journal has from one unit since the start of the machine, a line for each message."""
@@ -126,6 +129,18 @@ class Installed(Machine):
             return self.answer_to(*who).startswith("235 ")
         except (OSError, EOFError, AssertionError):
             return False
+
+
+def name_of(pid):
+    return (text_of(f"/proc/{pid}/comm") or "").strip()
+
+
+def text_of(path):
+    """None for a process or a group that ended meanwhile."""
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return None
 
 
 def fields(line):

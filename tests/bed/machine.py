@@ -130,10 +130,6 @@ class Machine:
         """A file there, from here."""
         return Path(f"/proc/{self.leader}/root") / str(name).lstrip("/")
 
-    def proc(self, pid):
-        """/proc of a process that goes by this number there."""
-        return self.path("proc") / str(pid)
-
     # The network.
 
     @contextlib.contextmanager

@@ -1,5 +1,8 @@
 """The units under a real systemd: booted, killed, reloaded, stopped. Each test leaves the relay running as it found it."""
 
+import os
+import signal
+
 import bed
 from installed import SUBMISSION, SUBMISSIONS, UNITS
 from support import WithMachine, unique
@@ -20,7 +23,7 @@ class UnitsLive(WithMachine):
 
     def role_comes_back(self, role):
         before = self.machine.pids()
-        self.machine.run("kill", "-KILL", str(before[role]))
+        os.kill(before[role], signal.SIGKILL)
         bed.wait_for(f"{role} is started again", lambda: self.machine.pids().get(role, before[role]) != before[role], 10, 0.1)
 
         # The design: half a second until the restart, and a start that takes less than a few.
@@ -54,6 +57,15 @@ class UnitsLive(WithMachine):
         self.machine.settle()
         self.assertEqual(changed(before, self.machine.pids()), {"auth"})
         self.machine.client(bed.QUICK).close()
+
+    def test_an_ordinary_restart_of_the_helper_is_no_fault_in_its_log(self):
+        for _ in range(5):
+            self.machine.client(bed.QUICK).close()
+            self.machine.run("systemctl", "restart", "pamrelay-auth")
+
+        log = self.machine.log()
+        self.assertGreaterEqual(log.count("event=stopped signal=15"), 5)
+        self.assertNotIn("state=lost", log)
 
     def test_a_reload_with_a_changed_setting_of_the_helper_restarts_the_helper_alone(self):
         before = self.machine.pids()
@@ -108,7 +120,7 @@ class UnitsLive(WithMachine):
         self.assertEqual(self.machine.active(), set(UNITS))
         self.assertEqual(self.machine.pids(), before)
         # And a role that dies now comes back with the copy that was accepted.
-        self.machine.run("kill", "-KILL", str(before["auth"]))
+        os.kill(before["auth"], signal.SIGKILL)
         self.machine.logs_in_again(bed.QUICK)
 
     def test_a_start_with_a_broken_configuration_fails_and_says_why_and_the_mended_one_starts(self):
