@@ -20,10 +20,9 @@ PEOPLE = {bed.ADA: YESCRYPT, bed.QUICK: SHA512, GONE: SHA512, AGED: SHA512}
 
 
 def settings(**changes):
-    """The usual configuration, on the real ports. Limits on wrong passwords are out of the way: other tests are about them."""
+    """The usual configuration, on the real ports. What slows down and limits wrong passwords is out of the way: other tests are about that."""
     listen = [{"address": f"0.0.0.0:{SUBMISSION}", "tls": "starttls"}, {"address": f"0.0.0.0:{SUBMISSIONS}", "tls": "implicit"}]
-    auth = {"account_failures": 0, "network_failures_per_minute": 0,
-            **changes.pop("auth", {})}
+    auth = {"account_failures": 0, "network_failures_per_minute": 0, "failure_floor": "0s", **changes.pop("auth", {})}
     return bed.settings(listen=listen, auth=auth, **changes)
 
 
