@@ -16,7 +16,7 @@ from pathlib import Path
 import bed
 
 SOURCE = "/source"  # the project, as the machine sees it
-CALLS_NSPAWN_HIDES = "landlock_create_ruleset landlock_add_rule landlock_restrict_self"
+CALLS_NSPAWN_HIDES = "landlock_create_ruleset landlock_add_rule landlock_restrict_self @memlock"
 POWER_OFF = signal.SIGRTMIN + 4  # systemd(1)
 CLONE_NEWNET = 0x40000000
 JOURNAL = "[Journal]\nStorage=volatile\nForwardToConsole=yes\nMaxLevelConsole=debug\n"
