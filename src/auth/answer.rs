@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use pamrelay_authwire::{Accepted, Cause, MAX_USER, Outcome, OutcomeKind, Reason};
+use pamrelay_authwire::{Accepted, Cause, Outcome, OutcomeKind};
 
 use super::AuthError;
 
@@ -43,8 +43,6 @@ impl fmt::Debug for Identity {
 pub enum Answer {
     Accept(Identity),
     Reject(Cause),
-    /// No question can carry it, so nobody was asked; the same to the client.
-    Unaskable(Reason),
     Throttled(Cause),
     /// The password is right and must be changed first.
     MustChange(Cause),
@@ -65,16 +63,11 @@ pub enum Trouble {
 }
 
 impl Answer {
-    /// For a name or password that no frame can carry: wrong, and nobody was asked.
-    pub(super) fn unaskable(user: &[u8]) -> Self {
-        Self::Unaskable(if user.len() > MAX_USER { Reason::BadName } else { Reason::BadPassword })
-    }
-
     /// What it comes to for the client.
     pub fn kind(&self) -> OutcomeKind {
         match self {
             Self::Accept(_) => OutcomeKind::Accept,
-            Self::Reject(_) | Self::Unaskable(_) => OutcomeKind::Reject,
+            Self::Reject(_) => OutcomeKind::Reject,
             Self::Throttled(_) => OutcomeKind::Throttled,
             Self::MustChange(_) => OutcomeKind::MustChange,
             Self::Expired(_) => OutcomeKind::Expired,
@@ -108,7 +101,6 @@ impl fmt::Display for Answer {
             Self::Reject(cause) | Self::Throttled(cause) | Self::MustChange(cause) | Self::Expired(cause) | Self::NotPermitted(cause) => {
                 write_cause(f, cause)
             }
-            Self::Unaskable(reason) => write!(f, "front {reason}"),
             Self::Unavailable(Trouble::Helper(cause)) => write_cause(f, cause),
             Self::Unavailable(Trouble::NoAnswer(error)) => write!(f, "{error}"),
         }

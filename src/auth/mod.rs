@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::socket::{MsgFlags, recvmsg};
-use pamrelay_authwire::{MAX_STATEMENT, MAX_VERDICT, Order, Question, Statement, Verdict};
+use pamrelay_authwire::{MAX_PASSWORD, MAX_STATEMENT, MAX_USER, MAX_VERDICT, Order, Question, QuestionFrame, Statement, Verdict};
 use tokio::io::{AsyncWriteExt as _, Interest};
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
@@ -75,10 +75,8 @@ impl Helper {
     /// May `user`, with this password, from there, send?
     pub async fn ask(&self, visit: Visit<'_>, user: &[u8], password: Password) -> Answer {
         let Visit { session, peer, listener } = visit;
-        // One question to a connection: its id can be the session's.
-        let question = Question { id: session, session, peer: Question::peer_bytes(peer), listener, user, password: password.as_bytes() };
-        let Some(frame) = question.encode() else {
-            return Answer::unaskable(user);
+        let Some(frame) = frame(session, peer, listener, user, password.as_bytes()) else {
+            return Answer::Unavailable(Trouble::NoAnswer(AuthError::Nonsense)); // a listener's name is never too long
         };
         drop(password);
         let verdict = self.exchange(frame.as_bytes(), MAX_VERDICT).await;
@@ -120,6 +118,15 @@ impl Helper {
             }
         }
     }
+}
+
+/// One question to a connection: its id can be the session's. What is too long for a frame is asked all the same, in a form
+/// that the helper refuses, so that it is refused in the time of any other: a name with a NUL, no password.
+fn frame(session: u64, peer: IpAddr, listener: &str, user: &[u8], password: &[u8]) -> Option<QuestionFrame> {
+    let cut = user.get(..MAX_USER).map(|start| [start.split_last().map_or(start, |(_, rest)| rest), b"\0"].concat());
+    let user = cut.as_deref().filter(|_| user.len() > MAX_USER).unwrap_or(user);
+    let password = if password.len() > MAX_PASSWORD { b"" } else { password };
+    Question { id: session, session, peer: Question::peer_bytes(peer), listener, user, password }.encode()
 }
 
 /// All that is said until the end, though no more than makes it too much. What came with descriptors is no answer; there

@@ -67,8 +67,6 @@ pub enum Step {
     StartTls(Plain),
     /// Ask the helper, go on with `Checking::settle`.
     Check(Checking, Credentials),
-    /// Credentials that need no question to be wrong: refuse them as late as if they had been asked.
-    Deny(Secured),
     /// Say 354, read the text, go on with `Receiving::settle`.
     Receive(Receiving),
     /// An AUTH that comes to no question: say this, and note it.
@@ -206,7 +204,6 @@ mod tests {
             seen(&step);
             session = match step {
                 Step::Reply(next, _) => next,
-                Step::Deny(secured) => secured.into(),
                 Step::NoLogin(next, _) => next,
                 Step::StartTls(plain) => plain.into(),
                 Step::Check(checking, _) => checking.settle(Answer::from(Outcome::Reject(WRONG))).0,
@@ -240,7 +237,7 @@ mod tests {
         #[test]
         fn nothing_said_in_the_clear_is_a_login_or_a_message(lines in prop::collection::vec(line(), 0..20)) {
             play(Session::Plain(Plain), &lines, |step| {
-                assert!(!matches!(step, Step::Check(..) | Step::Deny(_) | Step::Receive(_)), "{step:?}");
+                assert!(!matches!(step, Step::Check(..) | Step::Receive(_)), "{step:?}");
             });
         }
 

@@ -15,7 +15,7 @@ use crate::auth::{Answer, Identity};
 use crate::smtp::command::Command;
 use crate::smtp::line::LineFault;
 use crate::smtp::reply::{Refusal, Reply};
-use crate::smtp::sasl::{self, Credentials, Mechanism, PASSWORD_PROMPT, SaslError, USERNAME_PROMPT};
+use crate::smtp::sasl::{self, Credentials, Malformed, Mechanism, PASSWORD_PROMPT, USERNAME_PROMPT};
 
 /// The TLS that was agreed on, for logs and the `Received:` field.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,12 +132,11 @@ impl Challenged {
         let credentials = match self.awaits {
             Awaits::User => return Self { awaits: Awaits::Password(message), ..self }.asks(PASSWORD_PROMPT),
             Awaits::Plain => Credentials::from_plain(&message),
-            Awaits::Password(user) => Credentials::new(&user, &message),
+            Awaits::Password(user) => Ok(Credentials::new(&user, &message)),
         };
         match credentials {
             Ok(credentials) => Step::Check(Checking { client: self.client }, credentials),
-            Err(SaslError::Malformed) => Step::NoLogin(self.client.into(), Refusal::AUTH_MALFORMED),
-            Err(SaslError::Hopeless) => Step::Deny(self.client.into()),
+            Err(Malformed) => Step::NoLogin(self.client.into(), Refusal::AUTH_MALFORMED),
         }
     }
 
@@ -161,7 +160,7 @@ impl Checking {
     pub fn settle(self, verdict: Answer) -> (Session, Reply) {
         let refusal = match verdict {
             Answer::Accept(user) => return (self.client.authenticated(user).into(), Reply::AUTHENTICATED),
-            Answer::Reject(_) | Answer::Unaskable(_) => Refusal::CREDENTIALS,
+            Answer::Reject(_) => Refusal::CREDENTIALS,
             Answer::MustChange(_) => Refusal::MUST_CHANGE,
             Answer::Expired(_) => Refusal::EXPIRED,
             Answer::NotPermitted(_) => Refusal::NOT_PERMITTED,

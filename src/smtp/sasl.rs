@@ -25,7 +25,7 @@ impl Mechanism {
     }
 }
 
-/// A name and a password as the client sent them: any octets but NUL. Debug shows neither.
+/// A name and a password as the client sent them: any octets. Debug shows neither.
 pub struct Credentials {
     pub user: Zeroizing<Vec<u8>>,
     pub password: Zeroizing<Vec<u8>>,
@@ -37,46 +37,37 @@ impl std::fmt::Debug for Credentials {
     }
 }
 
-/// Why a response cannot become credentials.
+/// A response that cannot become credentials: not base64, or not the mechanism's form (501).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SaslError {
-    /// Not base64, or not the mechanism's form: 501.
-    Malformed,
-    /// Well-formed and sure to be wrong, so that PAM need not be asked: 535.
-    Hopeless,
-}
+pub struct Malformed;
 
 /// Decodes one response. `=` is an empty one (RFC 4954 §4); blanks at the end are forgiven.
-pub fn decode(response: &[u8]) -> Result<Zeroizing<Vec<u8>>, SaslError> {
+pub fn decode(response: &[u8]) -> Result<Zeroizing<Vec<u8>>, Malformed> {
     let text = response.trim_ascii_end();
     if text == b"=" {
         return Ok(Zeroizing::new(Vec::new()));
     }
     // Room for all of it at once: a vector that grows would leave copies behind.
     let mut octets = Zeroizing::new(Vec::with_capacity(text.len()));
-    STANDARD.decode_vec(text, &mut octets).map_err(|_| SaslError::Malformed)?;
+    STANDARD.decode_vec(text, &mut octets).map_err(|_| Malformed)?;
     Ok(octets)
 }
 
 impl Credentials {
-    /// `[authzid] NUL authcid NUL passwd` (RFC 4616 §2). Another identity to act as is refused.
-    pub fn from_plain(message: &[u8]) -> Result<Self, SaslError> {
+    /// `[authzid] NUL authcid NUL passwd` (RFC 4616 §2). Who wants to act as somebody else has no password that is right:
+    /// an empty one never is, and is refused in the time of any other.
+    pub fn from_plain(message: &[u8]) -> Result<Self, Malformed> {
         let mut parts = message.splitn(3, |&octet| octet == 0);
         let (Some(acting_as), Some(user), Some(password)) = (parts.next(), parts.next(), parts.next()) else {
-            return Err(SaslError::Malformed);
+            return Err(Malformed);
         };
-        if !acting_as.is_empty() && acting_as != user {
-            return Err(SaslError::Hopeless);
-        }
-        Self::new(user, password)
+        let himself = acting_as.is_empty() || acting_as == user;
+        Ok(Self::new(user, if himself { password } else { b"" }))
     }
 
-    pub fn new(user: &[u8], password: &[u8]) -> Result<Self, SaslError> {
-        let sayable = |text: &[u8]| !text.is_empty() && !text.contains(&0);
-        if !sayable(user) || !sayable(password) {
-            return Err(SaslError::Hopeless);
-        }
-        Ok(Self { user: Zeroizing::new(user.to_vec()), password: Zeroizing::new(password.to_vec()) })
+    /// What can be neither a name nor a password is the helper's to refuse.
+    pub fn new(user: &[u8], password: &[u8]) -> Self {
+        Self { user: Zeroizing::new(user.to_vec()), password: Zeroizing::new(password.to_vec()) }
     }
 }
 
@@ -84,7 +75,7 @@ impl Credentials {
 mod tests {
     use super::*;
 
-    fn plain(message: &[u8]) -> Result<(Vec<u8>, Vec<u8>), SaslError> {
+    fn plain(message: &[u8]) -> Result<(Vec<u8>, Vec<u8>), Malformed> {
         Credentials::from_plain(message).map(|it| (it.user.to_vec(), it.password.to_vec()))
     }
 
@@ -96,20 +87,17 @@ mod tests {
     }
 
     #[test]
-    fn knows_what_cannot_be_right_from_what_cannot_be_read() {
-        use SaslError::*;
-        let cases: [(&[u8], SaslError); 7] = [
-            (b"", Malformed),
-            (b"ann", Malformed),
-            (b"\0ann", Malformed),
-            (b"bob\0ann\0secret", Hopeless),
-            (b"\0\0secret", Hopeless),
-            (b"\0ann\0", Hopeless),
-            (b"\0ann\0sec\0ret", Hopeless),
-        ];
-        for (message, error) in cases {
-            assert_eq!(plain(message), Err(error), "{message:?}");
+    fn what_has_no_two_nuls_cannot_be_read() {
+        for message in [&b""[..], b"ann", b"\0ann"] {
+            assert_eq!(plain(message), Err(Malformed), "{message:?}");
         }
+    }
+
+    #[test]
+    fn who_acts_as_somebody_else_has_no_password() {
+        assert_eq!(plain(b"bob\0ann\0secret"), Ok((b"ann".to_vec(), b"".to_vec())));
+        assert_eq!(plain(b"Ann\0ann\0secret"), Ok((b"ann".to_vec(), b"".to_vec())));
+        assert_eq!(plain(b"\0ann\0sec\0ret"), Ok((b"ann".to_vec(), b"sec\0ret".to_vec())), "a NUL is the helper's to refuse");
     }
 
     #[test]
@@ -118,13 +106,13 @@ mod tests {
         assert_eq!(decode(b"AGFubgBzZWNyZXQ= \t").unwrap().as_slice(), b"\0ann\0secret");
         assert_eq!(decode(b"=").unwrap().as_slice(), b"");
         for text in [&b"AGFubgBzZWNyZXQ"[..], b"AGFu bgBz", b"****", b"AGFubgBzZWNyZXR=", b"===="] {
-            assert_eq!(decode(text).err(), Some(SaslError::Malformed), "{text:?}");
+            assert_eq!(decode(text).err(), Some(Malformed), "{text:?}");
         }
     }
 
     #[test]
     fn shows_nothing_when_printed() {
-        let it = Credentials::new(b"ann", b"secret").unwrap();
+        let it = Credentials::new(b"ann", b"secret");
 
         assert_eq!(format!("{it:?}"), "Credentials { .. }");
     }

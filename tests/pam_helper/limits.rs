@@ -122,6 +122,32 @@ root_test! {
         assert_eq!(login("192.0.2.1", "bob"), "accept");
     }
 
+    fn a_refusal_with_words_is_not_remembered_as_a_wrong_password() {
+        // As faillock does while it locks: the password may be right.
+        let stage = Stage::new("auth optional pam_echo.so locked for a while\nauth required pam_unix.so nodelay\naccount required pam_unix.so\n");
+        let helper = stage.start();
+
+        let outcomes: Vec<_> = (0..5).map(|_| words(&helper.asks("bob", "perhaps right"))).collect();
+
+        assert_eq!(outcomes[..3], ["reject auth 7 refused"; 3]);
+        assert_eq!(outcomes[3..], ["throttled limit 0 account-failures"; 2]);
+    }
+
+    fn what_can_be_no_name_waits_in_line_like_any_other() {
+        let helper = Stage::new(UNIX).set("WORKERS", "1").set("SLOW_WORKERS", "0").set("ACCOUNT_FAILURES", "0").start();
+        thread::scope(|scope| {
+            for n in 0..12 {
+                let helper = &helper;
+                scope.spawn(move || helper.asks_from(&format!("198.51.100.{n}"), b"alice", b"wrong"));
+            }
+            thread::sleep(Duration::from_millis(50));
+            let began = Instant::now();
+
+            assert_eq!(words(&helper.asks("root", "x")), "reject check 0 root");
+            assert!(began.elapsed() > Duration::from_millis(100), "{:?}", began.elapsed());
+        });
+    }
+
     fn root_sees_who_is_held_back_and_lets_go() {
         let helper = Stage::new(UNIX).set("PEER_FAILURES_PER_MINUTE", "8").start();
         guesses(&helper, "Bob", 40);

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use pamrelay_authwire::{OutcomeKind, Reason};
+use pamrelay_authwire::OutcomeKind;
 
 use super::super::{Failure, Status, as_root, password};
 use super::{advice, runtime};
@@ -71,8 +71,6 @@ fn explain(answer: &Answer, service: &str, config: &Config) -> String {
         | Answer::Expired(cause)
         | Answer::NotPermitted(cause)
         | Answer::Unavailable(Trouble::Helper(cause)) => advice::remedy(*cause, service, config),
-        Answer::Unaskable(Reason::BadName) => "this cannot be a user name: it is too long".to_owned(),
-        Answer::Unaskable(_) => "this cannot be a password: it is too long".to_owned(),
         Answer::Unavailable(Trouble::NoAnswer(_)) => {
             "see whether it runs: systemctl status pamrelay-auth, journalctl -u pamrelay-auth".to_owned()
         }
@@ -88,7 +86,7 @@ fn explain(answer: &Answer, service: &str, config: &Config) -> String {
 mod tests {
     use std::path::Path;
 
-    use pamrelay_authwire::{Cause, Phase};
+    use pamrelay_authwire::{Cause, Phase, Reason};
 
     use super::*;
     use crate::auth::AuthError;

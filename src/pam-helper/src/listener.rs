@@ -221,11 +221,7 @@ impl Listener {
         let fit = check::admissible(&question, &self.settings.rules.names);
         let asked = fit.as_ref().ok().and_then(|name| name.to_str().ok()).map_or_else(|| shown(question.user), str::to_owned);
         let service = self.settings.rules.service_of(question.listener);
-        let reason = match (&fit, service) {
-            (Err(reason), _) => Some(Outcome::Reject(Cause { phase: Phase::Check, code: 0, reason: *reason })),
-            (Ok(_), None) => Some(Outcome::Unavailable(Cause { phase: Phase::Start, code: 0, reason: Reason::NoListener })),
-            (Ok(_), Some(_)) => None,
-        };
+        let cause = |reason| Cause { phase: Phase::Start, code: 0, reason };
         let pending = Pending {
             id: question.id,
             session: question.session,
@@ -235,18 +231,18 @@ impl Listener {
             typed: question.user.to_vec(),
             keys: self.limits.keys(asked.as_bytes(), question.password, question.peer_addr()),
             asked,
+            unfit: fit.err(),
             arrived: now,
             began: None,
             stream,
             frame,
         };
-        match reason {
-            Some(outcome) => self.settle(pending, outcome, "", now),
-            None if self.waiting.len() >= self.settings.waiting => {
-                let busy = Outcome::Unavailable(Cause { phase: Phase::Start, code: 0, reason: Reason::Busy });
-                self.settle(pending, busy, "too many questions are waiting", now);
-            }
-            None => self.waiting.push_back(pending),
+        if service.is_none() && pending.unfit.is_none() {
+            self.settle(pending, Outcome::Unavailable(cause(Reason::NoListener)), "", now);
+        } else if self.waiting.len() >= self.settings.waiting {
+            self.settle(pending, Outcome::Unavailable(cause(Reason::Busy)), "too many questions are waiting", now);
+        } else {
+            self.waiting.push_back(pending);
         }
     }
 
@@ -289,7 +285,9 @@ impl Listener {
                     Line::event(Level::Notice, "limits").with("account_failures", window.most).with("seconds", window.length.as_secs());
                 line.text("text", "pam_faillock in the service locks accounts: fewer failures reach it").write();
             }
-            let refusal = if self.workshop.is_usable(&pending.service) {
+            let refusal = if let Some(reason) = pending.unfit {
+                Some(Outcome::Reject(cause(Phase::Check, reason)))
+            } else if self.workshop.is_usable(&pending.service) {
                 match self.limits.room(&pending.keys, self.running.iter().map(|(_, running)| &running.keys), now) {
                     Room::Now => None,
                     Room::Later => {
@@ -362,11 +360,13 @@ impl Listener {
                 self.limits.accepted(&pending.keys, now);
             }
             Outcome::Reject(cause) => {
-                let refused = if is_wrong_password(*cause) { Refused::Password } else { Refused::Something };
-                if refused == Refused::Password {
+                let wrong = is_wrong_password(*cause);
+                if wrong {
                     self.tempo.learn(&pending.service, took, now);
                 }
-                if pending.began.is_some() {
+                // Modules say nothing about a wrong password; what they do say is about something else, such as a lock.
+                let refused = if wrong && text.is_empty() { Refused::Password } else { Refused::Something };
+                if [Phase::Auth, Phase::Account, Phase::Identity].contains(&cause.phase) {
                     self.limits.failed(&pending.keys, refused, now);
                 }
                 leaves = self.tempo.leaves(&pending.service, began);

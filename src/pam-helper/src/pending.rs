@@ -6,7 +6,7 @@
 use std::os::unix::net::UnixStream;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use pamrelay_authwire::{Attempt, Outcome, OutcomeKind, Phase, Question, QuestionFrame};
+use pamrelay_authwire::{Attempt, Outcome, OutcomeKind, Phase, Question, QuestionFrame, Reason};
 
 use crate::limits::Keys;
 use crate::log::{Level, Line, Session, shown};
@@ -25,6 +25,8 @@ pub(crate) struct Pending {
     /// What the rules made of it.
     pub(crate) asked: String,
     pub(crate) keys: Keys,
+    /// Why it will never be asked. It waits in line like any other, so that its time tells nothing.
+    pub(crate) unfit: Option<Reason>,
     pub(crate) arrived: Instant,
     /// When a worker took it.
     pub(crate) began: Option<Instant>,

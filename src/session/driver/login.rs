@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::Client;
 use crate::auth::{Answer, Password, Trouble, Visit};
-use crate::session::{Checking, Secured, Session};
+use crate::session::{Checking, Session};
 use crate::smtp::reply::{Refusal, Reply};
 use crate::smtp::sasl::Credentials;
 
@@ -26,14 +26,6 @@ impl Client<'_> {
         (session, reply)
     }
 
-    /// Refuses what the helper was not asked about, on the same schedule.
-    pub(super) async fn deny(&self, secured: Secured) -> (Session, Reply) {
-        let asked = Instant::now();
-        self.note(&Refusal::CREDENTIALS);
-        self.pace(asked).await;
-        (secured.into(), Refusal::CREDENTIALS.into())
-    }
-
     /// A login that came to no question. The name is not shown: it was not understood as one.
     pub(super) fn note(&self, refusal: &Refusal) {
         let Refusal(reply) = refusal;
@@ -41,14 +33,11 @@ impl Client<'_> {
         tracing::info!(event = "login", session = %self.id, listener = %self.listener, peer = %self.peer.ip(), verdict = "reject", stage = "front", reply = format!("{} {status}", reply.code), cause = %reply.text);
     }
 
-    /// The helper has the line for each question that it answered; here are those that it did not get or not answer.
+    /// The helper has the line for each question that it answered; here are those that it did not.
     fn log(&self, user: &[u8], answer: &Answer, took: Duration) {
         let (user, kind) = (String::from_utf8_lossy(user), answer.kind());
         let (session, peer, ms, verdict, reply) = (self.id, self.peer.ip(), took.as_millis() as u64, kind.word(), kind.reply());
         match answer {
-            Answer::Unaskable(_) => {
-                tracing::info!(event = "login", session = %session, listener = %self.listener, peer = %peer, user = %user, ms, verdict, stage = "front", reply, cause = %answer);
-            }
             Answer::Unavailable(Trouble::NoAnswer(_)) => {
                 tracing::error!(event = "login", session = %session, listener = %self.listener, peer = %peer, user = %user, ms, verdict, stage = "front", reply, cause = %answer);
             }

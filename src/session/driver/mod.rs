@@ -105,10 +105,6 @@ where
                 wire.flush(client.world.limits.command_timeout).await?;
                 client.check(checking, credentials).await
             }
-            Step::Deny(secured) => {
-                wire.flush(client.world.limits.command_timeout).await?;
-                client.deny(secured).await
-            }
             Step::NoLogin(next, refusal) => {
                 client.note(&refusal);
                 (next, refusal.into())
