@@ -33,6 +33,10 @@ GRACE = ("grace", "pässwörd €")
 QUICK = ("quick", "quick password")  # a cheap hash, where many logins are wanted
 
 
+# No limit on wrong passwords, for tests that need many or are about something else: the one place that knows these options.
+UNLIMITED = {"account_failures": 0, "network_failures_per_minute": 0, "failures_per_second": 100_000}
+
+
 def wait_for(what, condition, timeout=10.0, pause=0.02):
     """The first true value of `condition`; fails with `what` in words."""
     deadline = time.monotonic() + timeout

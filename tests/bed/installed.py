@@ -22,7 +22,7 @@ PEOPLE = {bed.ADA: YESCRYPT, bed.QUICK: SHA512, GONE: SHA512, AGED: SHA512}
 def settings(**changes):
     """The usual configuration, on the real ports. What slows down and limits wrong passwords is out of the way: other tests are about that."""
     listen = [{"address": f"0.0.0.0:{SUBMISSION}", "tls": "starttls"}, {"address": f"0.0.0.0:{SUBMISSIONS}", "tls": "implicit"}]
-    auth = {"account_failures": 0, "network_failures_per_minute": 0, "failure_floor": "0s", **changes.pop("auth", {})}
+    auth = {**bed.UNLIMITED, "failure_floor": "0s", **changes.pop("auth", {})}
     return bed.settings(listen=listen, auth=auth, **changes)
 
 
@@ -140,9 +140,3 @@ def text_of(path):
         return Path(path).read_text()
     except OSError:
         return None
-
-
-def fields(line):
-    """`event=login user="ada" text="a \\"b\\""` as a dict of texts."""
-    found = re.findall(r'([a-z_]+)=("(?:[^"\\]|\\.)*"|\S*)', line)
-    return {name: re.sub(r"\\(.)", r"\1", value[1:-1]) if value.startswith('"') else value for name, value in found}

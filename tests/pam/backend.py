@@ -34,8 +34,7 @@ Login = namedtuple("Login", "reply line seconds")
 
 def without_limits():
     """The settings that let one account fail as often as a test likes: what is tried here is the back end."""
-    return {"account_failures": 0, "network_failures_per_minute": 0,
-            "failures_per_second": 10000, "failure_floor": "10ms"}
+    return {**bed.UNLIMITED, "failure_floor": "10ms"}
 
 
 def install(recipe, service="smtp"):

@@ -5,7 +5,8 @@ import subprocess
 import unittest
 
 import bed
-from installed import Installed, fields
+from fields import fields
+from installed import Installed
 from sink import Sink
 
 _numbers = itertools.count(1)
@@ -69,11 +70,6 @@ class WithMachine(unittest.TestCase):
         """For this test alone."""
         self.machine.reload(**changes)
         self.addCleanup(self.machine.reload)
-
-
-# No limit on wrong passwords, for tests that need many: the one place that knows these options.
-UNLIMITED = {"account_failures": 0, "network_failures_per_minute": 0,
-             "failures_per_second": 100_000}
 
 
 def person(name, password, *, locked=False):

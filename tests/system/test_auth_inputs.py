@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import bed
-from support import UNLIMITED, WithRelay, logins, person
+from support import WithRelay, logins, person
 
 WRONG = "535 5.7.8 Authentication credentials invalid"
 LATIN = ("latin", "pässwörd".encode("latin-1"))
@@ -25,7 +25,7 @@ def plain(user, password, acting_as=b""):
 class Inputs(WithRelay):
     """The service's first module writes down whom PAM is asked about, and with which password."""
 
-    settings = {"auth": {"service": "witnessed", "failure_floor": "100ms", **UNLIMITED}}
+    settings = {"auth": {"service": "witnessed", "failure_floor": "100ms", **bed.UNLIMITED}}
 
     @classmethod
     def setUpClass(cls):
@@ -249,7 +249,7 @@ class Inputs(WithRelay):
 
 
 class Failures(WithRelay):
-    settings = {"auth": {"failure_floor": "300ms", **UNLIMITED}}
+    settings = {"auth": {"failure_floor": "300ms", **bed.UNLIMITED}}
 
     def test_57_root_hears_what_a_wrong_password_hears_and_when(self):
         took = {}

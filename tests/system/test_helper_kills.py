@@ -8,7 +8,7 @@ import threading
 import time
 
 import bed
-from support import UNLIMITED, OwnRelay
+from support import OwnRelay
 
 RIGHT = [bed.QUICK, bed.QUICK, bed.QUICK, bed.DEMO]
 WRONG = [("quick", "not it"), ("demo", "not it"), ("nobody-here", "quick password")]
@@ -54,7 +54,7 @@ class Logins:
 
 class Kills(OwnRelay):
     def start(self):
-        relay = self.start_relay(auth={"failure_floor": "100ms", **UNLIMITED}, limits={"sessions_per_address": 1000})
+        relay = self.start_relay(auth={"failure_floor": "100ms", **bed.UNLIMITED}, limits={"sessions_per_address": 1000})
         logins = Logins()
         self.addCleanup(logins.stop)
         self.assertLess(logins.recovery(time.monotonic()), 10)

@@ -10,7 +10,7 @@ import threading
 import time
 
 import bed
-from support import UNLIMITED, OwnRelay, person
+from support import OwnRelay, person
 
 TRIES = 400
 # Differences of ranks, in standard deviations: beyond this chance comes in once in 10,000 times.
@@ -84,7 +84,7 @@ class Measured:
 
 class Refusals(OwnRelay):
     def start(self, floor):
-        self.start_relay(auth={**UNLIMITED, "failure_floor": floor}, limits={"bad_commands": 1000, "sessions_per_address": 100})
+        self.start_relay(auth={**bed.UNLIMITED, "failure_floor": floor}, limits={"bad_commands": 1000, "sessions_per_address": 100})
 
     def cannot_be_told_apart(self, measured):
         apart = {kinds: round(far, 1) for kinds, far in measured.separations().items() if far > SEPARATES}
