@@ -122,15 +122,15 @@ root_test! {
         assert_eq!(login("192.0.2.1", "bob"), "accept");
     }
 
-    fn a_refusal_with_words_is_not_remembered_as_a_wrong_password() {
-        // As faillock does while it locks: the password may be right.
-        let stage = Stage::new("auth optional pam_echo.so locked for a while\nauth required pam_unix.so nodelay\naccount required pam_unix.so\n");
-        let helper = stage.start();
+    fn a_name_that_there_is_not_hears_what_one_hears_that_there_is() {
+        let helper = Stage::new(UNIX).start();
+        let heard = |user: &str, password: &str| helper.asks_from("203.0.113.77", user.as_bytes(), password.as_bytes()).kind().reply();
 
-        let outcomes: Vec<_> = (0..5).map(|_| words(&helper.asks("bob", "perhaps right"))).collect();
-
-        assert_eq!(outcomes[..3], ["reject auth 7 refused"; 3]);
-        assert_eq!(outcomes[3..], ["throttled limit 0 account-failures"; 2]);
+        for n in 0..12 {
+            assert_eq!(heard("bob", "the same"), heard("no-such-user", "the same"), "{n}");
+            assert_eq!(heard("locked", "the same"), "535 5.7.8", "{n}");
+            assert_eq!(heard("carol", &format!("guess{n}")), heard("another-one", &format!("guess{n}")), "{n}");
+        }
     }
 
     fn what_can_be_no_name_waits_in_line_like_any_other() {

@@ -11,7 +11,9 @@
 //!
 //! A password that PAM has refused for an account is known again for the length of the window. Said once more it is no
 //! guess, so it counts for no network; and while half of what strangers may is used up, PAM is not asked about it
-//! again: a telephone with an old password neither locks its owner's account nor uses up his tries.
+//! again: a telephone with an old password neither locks its owner's account nor uses up his tries. A name that PAM
+//! does not know gets the same answers, or it could be told from one that it knows; but "unknown" may be an outage, so
+//! after a minute PAM is asked about it again, and that counts for nothing.
 //!
 //! Everything is a keyed hash in a table of fixed size; when a set is full, the one with the least to remember is
 //! forgotten, so a flood of new names cannot wash out one under attack. Only an accept makes a network known, and it
@@ -40,6 +42,10 @@ const BURST_SECONDS: u32 = 10;
 const SHARE: u32 = 4;
 /// An accept is "lately" for so long.
 const LATELY: Duration = Duration::from_secs(7 * 86_400);
+/// What was refused is remembered so much longer than it counts: forgotten sooner, it would count beside itself.
+const LONGER: Duration = Duration::from_secs(2);
+/// A name that PAM did not know may be known after so long.
+const UNKNOWN: Duration = Duration::from_secs(60);
 
 /// What a question counts against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,10 +74,18 @@ pub(crate) enum Room {
 /// What PAM refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// The password, in so many words.
+    /// The password, or an account that it knows.
     Password,
-    /// Something else, or it does not say: codes lie, so this is not remembered.
-    Something,
+    /// The name: there is nothing to lock, and codes lie.
+    Name,
+}
+
+/// What was refused before, and when.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Before {
+    /// On the clock of the limits, plus one; nought is never.
+    time: u64,
+    name: bool,
 }
 
 /// The counts.
@@ -87,8 +101,8 @@ pub(crate) struct Limits {
     networks: Table<u64>,
     /// When each pair of account and network was last accepted.
     known: Table<u64>,
-    /// When each pair of account and password was refused.
-    wrong: Table<u64>,
+    /// Each pair of account and password that was refused.
+    wrong: Table<Before>,
 }
 
 impl Limits {
@@ -138,8 +152,14 @@ impl Limits {
     /// Whether this may be asked now, beside those that are under way.
     pub(crate) fn room<'a>(&self, asked: &Keys, under_way: impl Iterator<Item = &'a Keys> + Clone, now: Instant) -> Room {
         let used = self.failures_of(asked, now);
-        if self.per_account.spares(used) && self.was_wrong(asked, now) {
-            return Room::Again;
+        if let Some(before) = self.refused_before(asked, now)
+            && self.per_account.spares(used)
+        {
+            return match before.name && self.since(before.time, now) >= UNKNOWN {
+                true if under_way.clone().any(|other| other.password == asked.password) => Room::Later,
+                true => Room::Now,
+                false => Room::Again,
+            };
         }
         let is_known = self.is_known(asked, now);
         let most = if is_known { self.per_account.most } else { self.per_account.of_strangers() };
@@ -160,20 +180,23 @@ impl Limits {
 
     /// A password was refused.
     pub(crate) fn failed(&mut self, asked: &Keys, refused: Refused, now: Instant) {
-        let said_before = self.was_wrong(asked, now);
-        let (window, second) = (self.per_account, self.second(now));
-        // The back end counts this one too, whether it was said before or not.
-        self.accounts.update(asked.account, |recent| recent.with(second, window));
-        let now = self.clock(now);
-        if !said_before {
+        let before = self.refused_before(asked, now);
+        let (window, second, time) = (self.per_account, self.second(now), self.clock(now));
+        if before.is_none_or(|before| !before.name) {
+            // The back end counts this one, whether it was said before or not.
+            self.accounts.update(asked.account, |recent| recent.with(second, window));
+        }
+        if before.is_none() {
             if let Some(rate) = self.per_network {
-                self.networks.update(asked.network, |until| rate.used(until, now));
+                self.networks.update(asked.network, |until| rate.used(until, time));
             }
-            self.all = self.in_all.used(self.all, now);
+            self.all = self.in_all.used(self.all, time);
         }
-        if refused == Refused::Password {
-            self.wrong.update(asked.password, |then| if said_before { then } else { now.saturating_add(1) });
-        }
+        let name = refused == Refused::Name;
+        self.wrong.update(asked.password, |old| match before {
+            Some(before) if !before.name && !name => old,
+            Some(_) | None => Before { time: time.saturating_add(1), name },
+        });
     }
 
     /// A login succeeded. What its network or account has used up stays used up.
@@ -237,11 +260,14 @@ impl Limits {
         self.known.get(asked.pair).is_some_and(|then| u128::from(now.saturating_sub(then)) < LATELY.as_millis())
     }
 
-    /// Whether PAM refused this very password not longer ago than the window.
-    fn was_wrong(&self, asked: &Keys, now: Instant) -> bool {
-        let now = self.clock(now);
-        let then = self.wrong.get(asked.password).filter(|then| *then > 0);
-        then.is_some_and(|then| u128::from(now.saturating_sub(then)) < self.per_account.length.as_millis())
+    /// That PAM refused this very password, not longer ago than the window.
+    fn refused_before(&self, asked: &Keys, now: Instant) -> Option<Before> {
+        let before = self.wrong.get(asked.password).filter(|before| before.time > 0);
+        before.filter(|before| self.since(before.time, now) < self.per_account.length.saturating_add(LONGER))
+    }
+
+    fn since(&self, time: u64, now: Instant) -> Duration {
+        Duration::from_millis(self.clock(now).saturating_sub(time.saturating_sub(1)))
     }
 
     fn account_key(&self, user: &str) -> Key {
@@ -435,13 +461,44 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_certainly_a_wrong_password_is_not_remembered() {
-        let (mut limits, now) = limits(&[("ACCOUNT_FAILURES", "2")]);
-        let unknown = said(&limits, "192.0.2.1", "alice", "x");
+    fn a_name_that_pam_does_not_know_is_answered_as_one_that_it_knows() {
+        let (mut limits, now) = limits(&[]);
+        let mut answered = |user: &str, refused, password: fn(u64) -> String, second| {
+            let now = now + Duration::from_secs(second);
+            let asked = said(&limits, "192.0.2.1", user, &password(second));
+            match room(&limits, &asked, now) {
+                Room::Now => {
+                    limits.failed(&asked, refused, now);
+                    "535"
+                }
+                Room::Again => "535",
+                Room::Never(_) => "454",
+                Room::Later => "later",
+            }
+        };
 
-        limits.failed(&unknown, Refused::Something, now);
+        for second in (0..7200).step_by(7) {
+            let same = |_| "always the same".to_owned();
+            assert_eq!(answered("alice", Refused::Password, same, second), "535");
+            assert_eq!(answered("nobody", Refused::Name, same, second), "535");
+            let other = |second: u64| second.to_string();
+            assert_eq!(answered("bob", Refused::Password, other, second), answered("noone", Refused::Name, other, second), "{second}");
+        }
+    }
 
-        assert_ne!(room(&limits, &unknown, now), Room::Again);
+    #[test]
+    fn a_name_that_pam_did_not_know_is_asked_for_again_after_a_minute_and_once_at_a_time() {
+        let (mut limits, now) = limits(&[]);
+        let away = said(&limits, "192.0.2.1", "alice", "right, but the directory is away");
+        (0..2).for_each(|_| limits.failed(&away, Refused::Name, now));
+        guesses_at_many(&mut limits, "alice", 9, now);
+
+        assert_eq!(room(&limits, &away, now + UNKNOWN / 2), Room::Again);
+        assert_eq!(room(&limits, &away, now + UNKNOWN), Room::Now);
+        assert_eq!(limits.room(&away, [away].iter(), now + UNKNOWN), Room::Later);
+        limits.failed(&away, Refused::Name, now + UNKNOWN);
+        assert_eq!(limits.failures_of(&away, now + UNKNOWN), 3, "nothing was counted for it");
+        limits.accepted(&away, now + 2 * UNKNOWN);
     }
 
     #[test]

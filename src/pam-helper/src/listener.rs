@@ -356,20 +356,16 @@ impl Listener {
         let took = now.saturating_duration_since(began);
         match &outcome {
             Outcome::Accept(_) => {
-                self.tempo.learn(&pending.service, took, now);
+                self.tempo.learn(took, now);
                 self.limits.accepted(&pending.keys, now);
             }
             Outcome::Reject(cause) => {
-                let wrong = is_wrong_password(*cause);
-                if wrong {
-                    self.tempo.learn(&pending.service, took, now);
-                }
-                // Modules say nothing about a wrong password; what they do say is about something else, such as a lock.
-                let refused = if wrong && text.is_empty() { Refused::Password } else { Refused::Something };
                 if [Phase::Auth, Phase::Account, Phase::Identity].contains(&cause.phase) {
+                    let refused = if Code(cause.code) == Code::USER_UNKNOWN { Refused::Name } else { Refused::Password };
+                    self.tempo.learn(took, now);
                     self.limits.failed(&pending.keys, refused, now);
                 }
-                leaves = self.tempo.leaves(&pending.service, began);
+                leaves = self.tempo.leaves(began);
             }
             Outcome::Throttled(_) | Outcome::MustChange(_) | Outcome::Expired(_) | Outcome::NotPermitted(_) | Outcome::Unavailable(_) => {}
         }
@@ -394,12 +390,6 @@ impl Listener {
             Err(error) => Line::event(Level::Error, "tickets").with("state", "not-rotated").text("text", error.to_string()).write(),
         }
     }
-}
-
-/// Whether this is a wrong password as stacks say it: `pam_faillock` makes "denied" of it. Other codes may be an outage
-/// in disguise.
-fn is_wrong_password(cause: Cause) -> bool {
-    cause.phase == Phase::Auth && cause.reason == Reason::Refused && [Code::AUTH_ERR, Code::PERM_DENIED].contains(&Code(cause.code))
 }
 
 /// A fresh socket has room for it; a peer that is gone does not need it.

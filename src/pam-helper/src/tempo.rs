@@ -5,7 +5,9 @@
 //! schedule cannot hide when questions wait in line for longer. No worker waits for it.
 //!
 //! What is usual is learnt from accepts, and from refusals that took about as long: the quick ones are those that are to be
-//! hidden, and many of them must not make it shorter.
+//! hidden, and many of them must not make it shorter. It is one time for all services, the longest: which of them was
+//! asked tells whether a name has an account.
+//!
 //! Invariant: what is held says nothing new when it leaves; it was counted and logged when it was decided.
 
 use std::time::{Duration, Instant};
@@ -17,37 +19,33 @@ const LONGEST: Duration = Duration::from_secs(2);
 /// When nothing took that long any more for such a time, the back end has become quicker.
 const STALE: Duration = Duration::from_secs(300);
 
-/// How long each service usually takes over a password.
+/// How long the check of a password usually takes.
 #[derive(Default)]
-pub(crate) struct Tempo(Vec<Usual>);
+pub(crate) struct Tempo(Option<Usual>);
 
 struct Usual {
-    service: String,
     time: Duration,
     confirmed: Instant,
 }
 
 impl Tempo {
     /// A password was looked at, or maybe not, and that took so long.
-    pub(crate) fn learn(&mut self, service: &str, took: Duration, now: Instant) {
+    pub(crate) fn learn(&mut self, took: Duration, now: Instant) {
         let took = took.min(LONGEST);
-        match self.0.iter_mut().find(|usual| usual.service == service) {
-            Some(usual) if took >= usual.time / 2 => {
-                usual.time = (usual.time * (WEIGHT - 1) + took) / WEIGHT;
-                usual.confirmed = now;
-            }
-            Some(usual) if now.saturating_duration_since(usual.confirmed) >= STALE => {
-                usual.time = took;
-                usual.confirmed = now;
-            }
-            Some(_) => {}
-            None => self.0.push(Usual { service: service.to_owned(), time: took, confirmed: now }),
+        let Some(usual) = &mut self.0 else {
+            self.0 = Some(Usual { time: took, confirmed: now });
+            return;
+        };
+        if took >= usual.time / 2 {
+            *usual = Usual { time: (usual.time * (WEIGHT - 1) + took) / WEIGHT, confirmed: now };
+        } else if now.saturating_duration_since(usual.confirmed) >= STALE {
+            *usual = Usual { time: took, confirmed: now };
         }
     }
 
     /// When a refusal may leave whose check began at `began`.
-    pub(crate) fn leaves(&self, service: &str, began: Instant) -> Instant {
-        self.0.iter().find(|usual| usual.service == service).map_or(began, |usual| began + usual.time)
+    pub(crate) fn leaves(&self, began: Instant) -> Instant {
+        self.0.as_ref().map_or(began, |usual| began + usual.time)
     }
 }
 
@@ -58,30 +56,28 @@ mod tests {
     #[test]
     fn a_refusal_leaves_when_a_wrong_password_would_however_many_quick_ones_there_are() {
         let (mut tempo, began) = (Tempo::default(), Instant::now());
-        assert_eq!(tempo.leaves("smtp", began), began);
+        assert_eq!(tempo.leaves(began), began);
 
         for _ in 0..100 {
-            tempo.learn("smtp", Duration::from_millis(1), began);
-            tempo.learn("smtp", Duration::from_millis(80), began);
-            tempo.learn("smtp-guests", Duration::from_millis(5), began);
+            tempo.learn(Duration::from_millis(1), began);
+            tempo.learn(Duration::from_millis(80), began);
         }
-        (0..1000).for_each(|_| tempo.learn("smtp", Duration::from_millis(1), began));
-        tempo.learn("smtp", Duration::from_secs(100), began);
+        (0..1000).for_each(|_| tempo.learn(Duration::from_millis(1), began));
+        tempo.learn(Duration::from_secs(100), began);
 
-        let hash = tempo.leaves("smtp", began) - began;
+        let hash = tempo.leaves(began) - began;
         assert!((Duration::from_millis(80)..Duration::from_millis(400)).contains(&hash), "{hash:?}");
-        assert_eq!(tempo.leaves("smtp-guests", began) - began, Duration::from_millis(5));
     }
 
     #[test]
     fn a_back_end_that_has_become_quicker_is_noticed_in_time() {
         let (mut tempo, began) = (Tempo::default(), Instant::now());
-        tempo.learn("smtp", Duration::from_millis(800), began);
+        tempo.learn(Duration::from_millis(800), began);
 
-        tempo.learn("smtp", Duration::from_millis(5), began + STALE / 2);
-        assert_eq!(tempo.leaves("smtp", began) - began, Duration::from_millis(800));
-        tempo.learn("smtp", Duration::from_millis(5), began + STALE);
+        tempo.learn(Duration::from_millis(5), began + STALE / 2);
+        assert_eq!(tempo.leaves(began) - began, Duration::from_millis(800));
+        tempo.learn(Duration::from_millis(5), began + STALE);
 
-        assert_eq!(tempo.leaves("smtp", began) - began, Duration::from_millis(5));
+        assert_eq!(tempo.leaves(began) - began, Duration::from_millis(5));
     }
 }
