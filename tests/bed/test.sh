@@ -69,7 +69,7 @@ count_in() {
 suite "$(basename "$layer")" tests/system 'test_*.py' "${packages[@]}"
 while read -r name needs; do
     read -ra needs <<<"$needs"
-    suite "pam-$name" tests/pam "test_$name.py" "${needs[@]}" </dev/null
+    suite "pam-$name" tests/pam "test_${name}[._]*" "${needs[@]}" </dev/null
 done < <(grep -v '^#' tests/pam/suites)
 
 [ "$status" = 0 ] || [ "$failed" -gt 0 ] || failed=1

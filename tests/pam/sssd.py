@@ -9,15 +9,15 @@ from daemon import Daemon
 DIRECTORIES = ("db", "deskprofile", "gpo_cache", "mc", "pipes/private", "pubconf/krb5.include.d", "secrets")
 
 
-def sssd():
-    """The daemon, not started."""
+def sssd(configuration="sssd.conf", somebody="ldapok"):
+    """The daemon, not started; it serves when it finds `somebody`."""
     backend.system_user("sssd")
     for name in DIRECTORIES:
         (Path("/var/lib/sss") / name).mkdir(parents=True, exist_ok=True)
     Path("/var/log/sssd").mkdir(exist_ok=True)
-    backend.configure("sssd.conf", "/etc/sssd/sssd.conf", mode=0o600)
+    backend.configure(configuration, "/etc/sssd/sssd.conf", mode=0o600)
     backend.name_service("sss")
-    return Daemon("sssd", "--interactive", ready=lambda: finds("ldapok"))
+    return Daemon("sssd", "--interactive", ready=lambda: finds(somebody))
 
 
 def remembers(name):
