@@ -27,6 +27,7 @@ WRONG = "535 5.7.8 Authentication credentials invalid"
 EXPIRED = "535 5.7.13 The password is right"
 MUST_CHANGE = "535 5.7.8 The password is right"
 NOT_PERMITTED = "535 5.7.1 The password is right"
+THROTTLED = "454 4.7.0 Too many attempts"
 UNAVAILABLE = "454 4.7.0 Authentication is not available"
 
 Login = namedtuple("Login", "reply line seconds")
