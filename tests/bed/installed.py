@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import bed
+from fields import fields
 from machine import SOURCE, Machine
 
 SUBMISSION, SUBMISSIONS = 587, 465
