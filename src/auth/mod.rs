@@ -143,6 +143,7 @@ async fn hear(stream: &UnixStream, longest: usize) -> Result<Vec<u8>, AuthError>
         });
         match received {
             Ok((_, true)) => return Err(AuthError::Nonsense),
+            Ok((0, false)) if bytes.is_empty() => return Err(AuthError::Cut(io::ErrorKind::UnexpectedEof.into())),
             Ok((0, false)) => break,
             Ok((count, false)) => bytes.extend_from_slice(piece.get(..count).unwrap_or_default()),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}

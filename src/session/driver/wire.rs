@@ -39,7 +39,10 @@ pub enum Closed {
 
 impl From<io::Error> for Closed {
     fn from(error: io::Error) -> Self {
-        Self::Error(error)
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::ByPeer, // without a farewell in TLS, as many clients go
+            _ => Self::Error(error),
+        }
     }
 }
 
