@@ -239,7 +239,7 @@ impl Listener {
         };
         if service.is_none() && pending.unfit.is_none() {
             self.settle(pending, Outcome::Unavailable(cause(Reason::NoListener)), "", now);
-        } else if self.waiting.len() >= self.settings.waiting {
+        } else if self.waiting.len() + self.held.len() >= self.settings.waiting {
             self.settle(pending, Outcome::Unavailable(cause(Reason::Busy)), "too many questions are waiting", now);
         } else {
             self.waiting.push_back(pending);
@@ -327,10 +327,7 @@ impl Listener {
             let (job, outcome, service, text) = match piece {
                 News::Answered(job, report) => (job, report.outcome, report.service, report.text),
                 News::Lost(job, reason, how) => {
-                    match reason {
-                        Reason::Deadline => self.losses.killed += 1,
-                        _ => self.losses.crashed += 1,
-                    }
+                    *(if reason == Reason::Deadline { &mut self.losses.killed } else { &mut self.losses.crashed }) += 1;
                     (job, Outcome::Unavailable(Cause { phase: Phase::Worker, code: 0, reason }), String::new(), how)
                 }
             };
