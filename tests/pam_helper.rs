@@ -17,6 +17,8 @@ mod limits;
 mod modules;
 #[path = "support/pam_stage.rs"]
 mod pam_stage;
+#[path = "pam_helper/places.rs"]
+mod places;
 #[path = "pam_helper/services.rs"]
 mod services;
 #[path = "pam_helper/tickets.rs"]

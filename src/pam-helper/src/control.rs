@@ -1,7 +1,7 @@
 //! The words between the listener and its template process, over a socket pair that keeps messages apart.
 //!
 //! ```text
-//! listener → template   Fork { job } + the worker's end of its answer socket
+//! listener → template   Fork { job, nice } + the worker's end of its answer socket
 //! template → listener   Ready | Unfit | Started { job, pid } + pidfd | NotStarted { job } | Ended { job }
 //! ```
 //!
@@ -21,9 +21,10 @@ const LENGTH: usize = 17;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Word {
-    /// Make a worker for this job.
+    /// Make a worker for this job that yields the processor to others by so much.
     Fork {
         job: u64,
+        nice: i32,
     },
     /// `pam_start` is done (or left to the workers) and workers can be forked.
     Ready,
@@ -52,7 +53,7 @@ pub(crate) enum Word {
 impl Word {
     fn encode(self) -> [u8; LENGTH] {
         let (kind, job, first, second) = match self {
-            Self::Fork { job } => (1, job, 0, 0),
+            Self::Fork { job, nice } => (1, job, nice, 0),
             Self::Ready => (2, 0, 0, 0),
             Self::Unfit { extra, code } => (3, 0, extra, code),
             Self::Started { job, pid } => (4, job, pid, 0),
@@ -76,7 +77,7 @@ impl Word {
             return None;
         }
         Some(match kind {
-            1 => Self::Fork { job },
+            1 => Self::Fork { job, nice: first },
             2 => Self::Ready,
             3 => Self::Unfit { extra: first, code: second },
             4 => Self::Started { job, pid: first },
@@ -141,7 +142,7 @@ mod tests {
     fn words_and_descriptors_come_through() {
         let (ours, theirs) = pair().unwrap();
         let words = [
-            Word::Fork { job: u64::MAX },
+            Word::Fork { job: u64::MAX, nice: 10 },
             Word::Ready,
             Word::Unfit { extra: 2, code: -1 },
             Word::Started { job: 1, pid: i32::MAX },

@@ -60,6 +60,14 @@ pub(crate) struct Keys {
     password: Key,
 }
 
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// The account was accepted from there lately.
+    Known,
+    Stranger,
+}
+
 /// Whether a question may be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Room {
@@ -176,6 +184,11 @@ impl Limits {
             None if budgets.iter().any(|(left, under_way, _)| under_way >= left) => Room::Later,
             None => Room::Now,
         }
+    }
+
+    /// Who asks this.
+    pub(crate) fn standing(&self, asked: &Keys, now: Instant) -> Standing {
+        if self.is_known(asked, now) { Standing::Known } else { Standing::Stranger }
     }
 
     /// A password was refused.

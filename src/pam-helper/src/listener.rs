@@ -9,7 +9,6 @@
 //! Invariant: a verdict is written to the connection that its question came from and to no other, and only
 //! a worker's whole report makes an *accept*.
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -33,9 +32,9 @@ use crate::pam::Code;
 use crate::pending::Pending;
 use crate::settings::Settings;
 use crate::socket;
-use crate::templates::Readiness;
 use crate::tempo::Tempo;
 use crate::tickets::{Mint, Rotation};
+use crate::waiting::Waiting;
 use crate::workshop::{Source, Workshop};
 
 /// Connections that have not sent their question yet.
@@ -53,7 +52,7 @@ pub(crate) struct Listener {
     pub(crate) mint: Mint,
     pub(crate) workshop: Workshop,
     pub(crate) askers: Vec<Asker>,
-    pub(crate) waiting: VecDeque<Pending>,
+    pub(crate) waiting: Waiting,
     pub(crate) running: Vec<(u64, Pending)>,
     /// Verdicts that are decided and wait for their time.
     pub(crate) held: Vec<(Instant, UnixStream, Vec<u8>)>,
@@ -90,7 +89,7 @@ impl Listener {
     /// Serves until the process is asked to end. Questions under way are then lost, which their askers
     /// take as *unavailable*.
     pub(crate) fn serve(mut self) -> io::Result<()> {
-        self.workshop.readiness(Instant::now()); // the first template starts before the first question
+        self.workshop.vacancies(Instant::now()); // the first template starts before the first question
         loop {
             let now = Instant::now();
             self.rotate_tickets(now);
@@ -215,13 +214,23 @@ impl Listener {
         }
     }
 
-    /// A whole question: refused at once, or put in line.
+    /// A whole question: answered at once, or put in line.
     fn consider(&mut self, stream: UnixStream, frame: QuestionFrame, now: Instant) {
         let Some(question) = Question::decode(frame.as_bytes()) else { return };
         let fit = check::admissible(&question, &self.settings.rules.names);
         let asked = fit.as_ref().ok().and_then(|name| name.to_str().ok()).map_or_else(|| shown(question.user), str::to_owned);
         let service = self.settings.rules.service_of(question.listener);
-        let cause = |reason| Cause { phase: Phase::Start, code: 0, reason };
+        let keys = self.limits.keys(asked.as_bytes(), question.password, question.peer_addr());
+        let cause = |phase, reason| Cause { phase, code: 0, reason };
+        let outcome = match (&fit, service) {
+            (Err(_), _) => None,
+            (Ok(_), None) => Some(Outcome::Unavailable(cause(Phase::Start, Reason::NoListener))),
+            // What is throttled anyway makes the line no longer.
+            (Ok(_), Some(_)) => match self.limits.room(&keys, [].iter(), now) {
+                Room::Never(reason) => Some(Outcome::Throttled(cause(Phase::Limit, reason))),
+                Room::Now | Room::Later | Room::Again => None,
+            },
+        };
         let pending = Pending {
             id: question.id,
             session: question.session,
@@ -229,7 +238,8 @@ impl Listener {
             listener: question.listener.to_owned(),
             service: service.unwrap_or("-").to_owned(),
             typed: question.user.to_vec(),
-            keys: self.limits.keys(asked.as_bytes(), question.password, question.peer_addr()),
+            standing: self.limits.standing(&keys, now),
+            keys,
             asked,
             unfit: fit.err(),
             arrived: now,
@@ -237,12 +247,11 @@ impl Listener {
             stream,
             frame,
         };
-        if service.is_none() && pending.unfit.is_none() {
-            self.settle(pending, Outcome::Unavailable(cause(Reason::NoListener)), "", now);
-        } else if self.waiting.len() + self.held.len() >= self.settings.waiting {
-            self.settle(pending, Outcome::Unavailable(cause(Reason::Busy)), "too many questions are waiting", now);
-        } else {
-            self.waiting.push_back(pending);
+        if let Some(outcome) = outcome {
+            self.settle(pending, outcome, "", now);
+        } else if let Some(turned_away) = self.waiting.join(pending) {
+            let busy = Outcome::Unavailable(cause(Phase::Start, Reason::Busy));
+            self.settle(turned_away, busy, "too many questions are waiting", now);
         }
     }
 
@@ -264,8 +273,7 @@ impl Listener {
             }
             !slow
         });
-        while self.waiting.front().is_some_and(|pending| now >= pending.latest_start(&self.settings)) {
-            let Some(pending) = self.waiting.pop_front() else { return };
+        while let Some(pending) = self.waiting.overdue(&self.settings, now) {
             let cause = Cause { phase: Phase::Start, code: 0, reason: Reason::Busy };
             self.settle(pending, Outcome::Unavailable(cause), "no worker became free in time", now);
         }
@@ -274,16 +282,19 @@ impl Listener {
     /// Gives waiting questions to workers, in order; one whose account or network has as many questions
     /// under way as it may still fail waits for their outcome, so that parallel guesses count like others.
     fn start_workers(&mut self, now: Instant) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let mut vacancies = self.workshop.vacancies(now);
+        if let Some(window) = self.limits.keep_below(self.workshop.lockout()) {
+            let line = Line::event(Level::Notice, "limits").with("account_failures", window.most).with("seconds", window.length.as_secs());
+            line.text("text", "pam_faillock in the service locks accounts: fewer failures reach it").write();
+        }
         let mut at = 0;
         while let Some(pending) = self.waiting.get(at) {
             let cause = |phase, reason| Cause { phase, code: 0, reason };
-            if self.workshop.readiness(now) == Readiness::Later {
-                return;
-            }
-            if let Some(window) = self.limits.keep_below(self.workshop.lockout()) {
-                let line =
-                    Line::event(Level::Notice, "limits").with("account_failures", window.most).with("seconds", window.length.as_secs());
-                line.text("text", "pam_faillock in the service locks accounts: fewer failures reach it").write();
+            if !vacancies.are_there_for(pending.standing) {
+                return; // nor for those behind it
             }
             let refusal = if let Some(reason) = pending.unfit {
                 Some(Outcome::Reject(cause(Phase::Check, reason)))
@@ -305,12 +316,13 @@ impl Listener {
                 self.settle(pending, outcome, "", now);
                 continue;
             }
-            match self.workshop.start(pending.frame.as_bytes(), pending.id, now, pending.arrived + self.settings.deadline) {
+            match self.workshop.start(pending, now, pending.arrived + self.settings.deadline) {
                 Ok(job) => {
                     let Some(mut pending) = self.waiting.remove(at) else { return };
                     pending.frame = QuestionFrame::empty(); // the worker has it; ours is wiped
                     pending.began = Some(now);
                     self.running.push((job, pending));
+                    vacancies.take();
                 }
                 Err(_) => return self.workshop.abandon_template(now), // the question waits for the next one
             }

@@ -40,11 +40,11 @@ mod template;
 mod templates;
 mod tempo;
 mod tickets;
+mod waiting;
 mod window;
 mod worker;
 mod workshop;
 
-use std::collections::VecDeque;
 use std::fmt::Display;
 use std::io;
 use std::process::ExitCode;
@@ -64,6 +64,7 @@ use crate::settings::Settings;
 use crate::template::Loading;
 use crate::tempo::Tempo;
 use crate::tickets::Mint;
+use crate::waiting::Waiting;
 use crate::workshop::Workshop;
 
 /// sysexits.h: usage, something that was needed is not there, no permission, configuration.
@@ -188,11 +189,11 @@ fn listen() -> Result<(), Refusal> {
         front: front.uid,
         limits: Limits::new(&settings, secret, began),
         workshop: Workshop::new(&settings),
+        waiting: Waiting::new(&settings),
         socket,
         mint,
         settings,
         askers: Vec::new(),
-        waiting: VecDeque::new(),
         running: Vec::new(),
         held: Vec::new(),
         tempo: Tempo::default(),

@@ -10,7 +10,7 @@ use pamrelay_authwire::{Held, HeldSubject, Order, Question, Statement, Status, S
 use crate::listener::Listener;
 use crate::log::{Level, Line};
 use crate::rate::UsedUp;
-use crate::workshop::resident_kib;
+use crate::workshop::own_kib;
 
 impl Listener {
     pub(crate) fn statement(&mut self, order: Order, now: Instant) -> Statement {
@@ -33,7 +33,7 @@ impl Listener {
             slow_workers: small(self.settings.slow_workers),
             waiting: small(self.waiting.len()),
             most_waiting: small(self.settings.waiting),
-            listener_kib: resident_kib(getpid()),
+            listener_kib: own_kib(getpid()),
             template_kib: census.template_kib,
             workers_kib: census.workers_kib,
             accepted: totals.accepted,

@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use pamrelay_authwire::{Attempt, Outcome, OutcomeKind, Phase, Question, QuestionFrame, Reason};
 
-use crate::limits::Keys;
+use crate::limits::{Keys, Standing};
 use crate::log::{Level, Line, Session, shown};
 use crate::settings::Settings;
 
@@ -25,6 +25,7 @@ pub(crate) struct Pending {
     /// What the rules made of it.
     pub(crate) asked: String,
     pub(crate) keys: Keys,
+    pub(crate) standing: Standing,
     /// Why it will never be asked. It waits in line like any other, so that its time tells nothing.
     pub(crate) unfit: Option<Reason>,
     pub(crate) arrived: Instant,

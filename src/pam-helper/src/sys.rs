@@ -71,6 +71,12 @@ pub(crate) fn exit_now(status: c_int) -> ! {
     unsafe { libc::_exit(status) }
 }
 
+/// Lets others go first on the processor from now on, by so much. Less is always granted.
+pub(crate) fn yield_processor(nice: c_int) {
+    // SAFETY: nice takes a number and touches no memory.
+    unsafe { libc::nice(nice) };
+}
+
 /// Gives SIGCHLD its default action: whoever started us may have had it ignored, and then neither we nor a
 /// module (`pam_exec` answers 4) can wait for a child.
 pub(crate) fn default_child_signal() -> io::Result<()> {

@@ -18,7 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Pid, dup2_stdin, getpid};
+use nix::unistd::{Pid, dup2_stdin, getpid, setsid};
 
 use crate::brood::{self, Orphans};
 use crate::control::{self, Heard, Word};
@@ -66,6 +66,8 @@ pub(crate) fn run(loading: Loading, rules: Rules) -> io::Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     harden::no_core()?;
     harden::plain_signals()?;
+    // Without a terminal. And the kernel may share out the processor by sessions first: all workers are in this one.
+    setsid()?;
     brood::adopt_orphans()?;
     umask(Mode::S_IRWXG | Mode::S_IRWXO);
     std::env::set_current_dir("/")?;
@@ -136,7 +138,7 @@ impl Template {
             }
             while spoken && !hung_up {
                 match control::hear(self.control.as_fd()) {
-                    Heard::Word(Word::Fork { job }, Some(socket)) => self.fork(job, socket)?,
+                    Heard::Word(Word::Fork { job, nice }, Some(socket)) => self.fork(job, nice, socket)?,
                     Heard::Silence => break,
                     Heard::Word(..) | Heard::Gone => hung_up = true,
                 }
@@ -145,10 +147,10 @@ impl Template {
         sys::exit_now(0)
     }
 
-    fn fork(&mut self, job: u64, socket: OwnedFd) -> io::Result<()> {
+    fn fork(&mut self, job: u64, nice: i32, socket: OwnedFd) -> io::Result<()> {
         let me = getpid();
         let started = sys::fork().and_then(|child| {
-            let Some(pid) = child else { worker::run(socket, &mut self.stacks, &self.rules, me) };
+            let Some(pid) = child else { worker::run(socket, nice, &mut self.stacks, &self.rules, me) };
             let pidfd = sys::pidfd_open(pid)?; // ours and not waited for, so it is this child
             Ok(Worker { job, pid, pidfd })
         });

@@ -124,10 +124,10 @@ impl Templates {
         self.in_use.as_ref().map(|template| template.pid)
     }
 
-    /// Has a worker forked with this end of its socket. Gives back whose child it will be.
-    pub(crate) fn fork(&self, job: u64, socket: BorrowedFd<'_>) -> io::Result<Pid> {
+    /// Has a worker forked with this end of its socket, and so much nicer to others. Gives back whose child it will be.
+    pub(crate) fn fork(&self, job: u64, nice: i32, socket: BorrowedFd<'_>) -> io::Result<Pid> {
         let template = self.in_use.as_ref().ok_or_else(|| io::Error::other("no template"))?;
-        control::say(template.control.as_fd(), Word::Fork { job }, Some(socket))?;
+        control::say(template.control.as_fd(), Word::Fork { job, nice }, Some(socket))?;
         Ok(template.pid)
     }
 

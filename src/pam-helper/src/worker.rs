@@ -12,7 +12,7 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{MsgFlags, recv, send};
-use nix::unistd::{Pid, dup2_stdin, getpid, getppid, setsid};
+use nix::unistd::{Pid, dup2_stdin, getpid, getppid, setpgid};
 use pamrelay_authwire::{Accepted, Cause, Outcome, Phase, Question, QuestionFrame, Reason};
 
 use crate::pam::{Code, Transaction};
@@ -47,10 +47,10 @@ impl Stacks {
 }
 
 /// Runs in the fresh fork and never returns. `template` is the parent, as it knows itself.
-pub(crate) fn run(socket: OwnedFd, stacks: &mut Stacks, rules: &Rules, template: Pid) -> ! {
+pub(crate) fn run(socket: OwnedFd, nice: i32, stacks: &mut Stacks, rules: &Rules, template: Pid) -> ! {
     let mut used = None;
     let done = catch_unwind(AssertUnwindSafe(|| {
-        confine(&socket, rules, template)?;
+        confine(&socket, nice, rules, template)?;
         let me = getpid();
         let mut frame = QuestionFrame::empty();
         let count = recv(socket.as_raw_fd(), frame.room(), MsgFlags::MSG_DONTWAIT).ok()?;
@@ -132,10 +132,11 @@ fn tell(socket: &OwnedFd, me: Pid, report: Report, id: u64) -> Option<()> {
     Some(())
 }
 
-/// Before any module runs: own session and process group, no descriptors, memory locked and bounded, and an
+/// Before any module runs: its own process group, no descriptors, memory locked and bounded, and an
 /// end together with the template.
-fn confine(socket: &OwnedFd, rules: &Rules, template: Pid) -> Option<()> {
-    setsid().ok()?;
+fn confine(socket: &OwnedFd, nice: i32, rules: &Rules, template: Pid) -> Option<()> {
+    setpgid(Pid::from_raw(0), Pid::from_raw(0)).ok()?;
+    sys::yield_processor(nice);
     prctl::set_name(c"auth-worker").ok()?;
     prctl::set_pdeathsig(Signal::SIGKILL).ok()?;
     if getppid() != template {

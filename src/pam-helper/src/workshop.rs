@@ -13,10 +13,18 @@ use nix::unistd::Pid;
 
 use crate::control::{self, Heard, Word};
 use crate::job::{Job, News};
+use crate::limits::Standing;
 use crate::lockout::Lockout;
 use crate::log::{Level, Line};
+use crate::pending::Pending;
 use crate::settings::Settings;
 use crate::templates::{Readiness, Templates};
+
+/// One part in so many workers, and as many again, is for people who are known where they come from.
+const KEPT: usize = 4;
+/// How much a stranger's worker yields to others when the processor is short: nine parts in ten (see `nice(2)`). Hashing
+/// a guess then costs those who are known little time, and nothing is lost when nobody else wants to compute.
+const YIELDS: i32 = 10;
 
 pub(crate) struct Workshop {
     templates: Templates,
@@ -32,6 +40,13 @@ pub(crate) enum Source {
     Control(Pid),
     Report(u64),
     End(u64),
+}
+
+/// How many workers can be started now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Vacancies {
+    known: usize,
+    strangers: usize,
 }
 
 /// Workers, and their memory.
@@ -54,11 +69,11 @@ impl Workshop {
         }
     }
 
-    /// Whether a worker can be had: there is a template, and room beside the busy and the hung ones.
-    pub(crate) fn readiness(&mut self, now: Instant) -> Readiness {
+    /// Beside the busy and the hung ones; none without a template.
+    pub(crate) fn vacancies(&mut self, now: Instant) -> Vacancies {
         match self.templates.readiness(now) {
-            Readiness::Now if !self.has_room(now) => Readiness::Later,
-            readiness => readiness,
+            Readiness::Now => Vacancies::beside(self.busy(now), self.jobs.len(), self.workers, self.slow_workers),
+            Readiness::Later => Vacancies { known: 0, strangers: 0 },
         }
     }
 
@@ -72,23 +87,27 @@ impl Workshop {
 
     /// How many workers there are now, and what they take.
     pub(crate) fn census(&self, now: Instant) -> Census {
-        let busy = self.jobs.iter().filter(|job| job.is_busy(now)).count();
+        let busy = self.busy(now);
         Census {
             busy,
             slow: self.jobs.len().saturating_sub(busy),
-            workers_kib: self.jobs.iter().filter_map(Job::pid).map(resident_kib).sum(),
-            template_kib: self.templates.pid().map_or(0, resident_kib),
+            workers_kib: self.jobs.iter().filter_map(Job::pid).map(own_kib).sum(),
+            template_kib: self.templates.pid().map_or(0, own_kib),
         }
     }
 
     /// Has a worker made for this question. The frame goes into the worker's own socket.
-    pub(crate) fn start(&mut self, frame: &[u8], question: u64, now: Instant, deadline: Instant) -> io::Result<u64> {
+    pub(crate) fn start(&mut self, pending: &Pending, now: Instant, deadline: Instant) -> io::Result<u64> {
         let (answers, worker) = control::pair()?;
-        send(answers.as_raw_fd(), frame, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?;
+        send(answers.as_raw_fd(), pending.frame.as_bytes(), MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?;
         let id = self.next_job;
-        let template = self.templates.fork(id, worker.as_fd())?;
+        let yields = match pending.standing {
+            Standing::Known => 0,
+            Standing::Stranger => YIELDS,
+        };
+        let template = self.templates.fork(id, yields, worker.as_fd())?;
         self.next_job += 1;
-        self.jobs.push(Job::new(id, question, template, answers, now, deadline));
+        self.jobs.push(Job::new(id, pending.id, template, answers, now, deadline));
         Ok(id)
     }
 
@@ -185,9 +204,8 @@ impl Workshop {
         }
     }
 
-    fn has_room(&self, now: Instant) -> bool {
-        let busy = self.jobs.iter().filter(|job| job.is_busy(now)).count();
-        busy < self.workers && self.jobs.len() < self.workers + self.slow_workers
+    fn busy(&self, now: Instant) -> usize {
+        self.jobs.iter().filter(|job| job.is_busy(now)).count()
     }
 
     fn job(&mut self, id: u64) -> Option<&mut Job> {
@@ -195,9 +213,74 @@ impl Workshop {
     }
 }
 
-/// The resident memory of a process; nought if it is gone.
-pub(crate) fn resident_kib(pid: Pid) -> u64 {
+impl Vacancies {
+    /// Of those that compute there are a few more for people who are known; of all there are a few less for strangers.
+    fn beside(busy: usize, all: usize, workers: usize, slow_workers: usize) -> Self {
+        let kept = workers / KEPT;
+        let (computing, most) = (workers + kept, workers + slow_workers);
+        let left = |kept: usize| (computing - kept).saturating_sub(busy).min((most - kept).saturating_sub(all));
+        Self { known: left(0), strangers: left(kept) }
+    }
+
+    pub(crate) fn are_there_for(&self, standing: Standing) -> bool {
+        let left = match standing {
+            Standing::Known => self.known,
+            Standing::Stranger => self.strangers,
+        };
+        left > 0
+    }
+
+    /// One was started.
+    pub(crate) fn take(&mut self) {
+        self.known = self.known.saturating_sub(1);
+        self.strangers = self.strangers.saturating_sub(1);
+    }
+}
+
+/// The memory that a process has written to; nought if it is gone. Pages of programs and libraries are in memory once for all.
+pub(crate) fn own_kib(pid: Pid) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
     line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vacancies(busy: usize, all: usize, workers: usize, slow_workers: usize) -> (usize, usize) {
+        let vacancies = Vacancies::beside(busy, all, workers, slow_workers);
+        (vacancies.known, vacancies.strangers)
+    }
+
+    #[test]
+    fn those_who_are_known_have_a_quarter_more_workers_that_compute() {
+        assert_eq!(vacancies(0, 0, 8, 24), (10, 8));
+        assert_eq!(vacancies(8, 8, 8, 24), (2, 0));
+        assert_eq!(vacancies(10, 10, 8, 24), (0, 0));
+        assert_eq!(vacancies(0, 0, 1, 24), (1, 1));
+    }
+
+    #[test]
+    fn workers_are_bounded_however_many_hang_and_strangers_leave_some_of_them_free() {
+        assert_eq!(vacancies(0, 24, 8, 24), (8, 6));
+        assert_eq!(vacancies(0, 30, 8, 24), (2, 0));
+        assert_eq!(vacancies(0, 32, 8, 24), (0, 0));
+        assert_eq!(vacancies(0, 0, 8, 0), (8, 6));
+        assert_eq!(vacancies(1, 1, 1, 0), (0, 0));
+    }
+
+    #[test]
+    fn a_worker_takes_a_place_from_both() {
+        let mut vacancies = Vacancies::beside(7, 7, 8, 24);
+        assert!(vacancies.are_there_for(Standing::Stranger));
+
+        vacancies.take();
+
+        assert!(!vacancies.are_there_for(Standing::Stranger));
+        assert!(vacancies.are_there_for(Standing::Known));
+        vacancies.take();
+        vacancies.take();
+        assert!(!vacancies.are_there_for(Standing::Known));
+    }
 }
