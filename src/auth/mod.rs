@@ -123,10 +123,13 @@ impl Helper {
 /// One question to a connection: its id can be the session's. What is too long for a frame is asked all the same, in a form
 /// that the helper refuses, so that it is refused in the time of any other: a name with a NUL, no password.
 fn frame(session: u64, peer: IpAddr, listener: &str, user: &[u8], password: &[u8]) -> Option<QuestionFrame> {
-    let cut = user.get(..MAX_USER).map(|start| [start.split_last().map_or(start, |(_, rest)| rest), b"\0"].concat());
-    let user = cut.as_deref().filter(|_| user.len() > MAX_USER).unwrap_or(user);
+    let mut cut = user.to_vec();
+    if user.len() > MAX_USER {
+        cut.truncate(MAX_USER - 1);
+        cut.push(0);
+    }
     let password = if password.len() > MAX_PASSWORD { b"" } else { password };
-    Question { id: session, session, peer: Question::peer_bytes(peer), listener, user, password }.encode()
+    Question { id: session, session, peer: Question::peer_bytes(peer), listener, user: &cut, password }.encode()
 }
 
 /// All that is said until the end, though no more than makes it too much. What came with descriptors is no answer; there

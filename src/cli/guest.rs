@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use pamrelay_authwire::rewrite;
 
-use super::{Failure, Status, as_root, password};
+use super::{Failure, RunningRelay, Status, as_root, password};
 use crate::guests::{self, GuestError, Guests};
 
 #[derive(Subcommand)]
@@ -55,6 +56,7 @@ pub(super) fn main(ask: Ask) -> Result<Status, Failure> {
     as_root("see or change guests")?;
     match ask {
         Ask::Add { guest } => {
+            reachable(&guest.name)?;
             let mut guests = open(&guest.file.file)?;
             guests.add(&guest.name, &password::ask_for_new(&prompt(&guest.name))?).map_err(failed)?;
             println!("{} may send now, if auth.guest_service has a PAM service that reads {}.", guest.name, guest.file.file.display());
@@ -67,6 +69,19 @@ pub(super) fn main(ask: Ask) -> Result<Status, Failure> {
         Ask::Remove { guest } => open(&guest.file.file)?.remove(&guest.name).map_err(failed)?,
     }
     Ok(Status::Ok)
+}
+
+/// A name that `auth.names` makes another of would be nobody's.
+fn reachable(name: &str) -> Result<(), Failure> {
+    let Ok(config) = RunningRelay::default().config() else { return Ok(()) }; // there is none yet
+    let asked = rewrite(&config.auth.names, name);
+    if asked == name {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Status::Usage,
+        format!("auth.names makes {} of {}: add the guest under that name", asked.escape_debug(), name.escape_debug()),
+    ))
 }
 
 fn prompt(name: &str) -> String {

@@ -17,6 +17,7 @@ mod password;
 mod queue;
 mod reload;
 mod roles;
+mod visible;
 
 use crate::config::{ACTIVE, Config, Mistakes, PATH};
 use crate::run::{self, activate::Accepted, child};
@@ -94,7 +95,7 @@ struct ActiveFile {
     config: PathBuf,
 }
 
-#[derive(Args)]
+#[derive(Args, Default)]
 struct RunningRelay {
     /// The configuration of the relay to ask, if it is not the usual one
     #[arg(long, short, value_name = "FILE")]

@@ -13,6 +13,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::visible::visible;
 use super::{Failure, RunningRelay, Status};
 use crate::config::{Bytes, duration_text};
 use crate::queue::control::{Client, ClientError, Entry, Filter, RecipientEntry, RecipientState, Shown, State, Target};
@@ -316,15 +317,6 @@ fn apart(seconds: Result<i64, jiff::Error>) -> String {
         _ => 3_600,
     };
     duration_text(Duration::from_secs(seconds / step * step))
-}
-
-/// Letters, digits and signs as they are; what could move a cursor or deceive an eye by its number.
-fn visible(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        if matches!(c, ' '..='~' | '\t') || (!c.is_ascii() && c.is_alphanumeric()) { out.push(c) } else { out.extend(c.escape_unicode()) }
-    }
-    out
 }
 
 fn print(text: &str) {

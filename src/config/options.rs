@@ -246,12 +246,12 @@ pub const ROWS: &[Row] = &[
     },
     Row {
         key: "auth.account_failures",
-        wants: Wants::Count { least: 0, most: 16 },
+        wants: Wants::Count { least: 0, most: 10 },
         fallback: Value("4"),
         about: "How many wrong passwords for one account reach PAM within `account_window`; 0 for no limit of this kind. Beyond that PAM is not asked and the client hears: try again later. Keep it \
                 below what locks an account in the back end, such as the threshold of an Active Directory. With pam_faillock in the service it is lowered by itself, but for 0.\n\nNetworks where the account \
                 logged in within the last seven days have the last quarter for themselves (at least one where there are two), so that strangers who guess do not shut the owner out. The same wrong \
-                password again is no new guess, and is answered without asking PAM once half of this is used up.",
+                password again is no new guess: it is answered without asking PAM once half of what strangers may is used up.",
     },
     Row {
         key: "auth.account_window",

@@ -131,7 +131,7 @@ pub fn auth_env(config: &Config) -> Vec<(&'static str, String)> {
         ("PAMRELAY_DEADLINE_MS", deadline.as_millis().to_string()),
         ("PAMRELAY_WORKERS", workers.to_string()),
         ("PAMRELAY_ACCOUNT_FAILURES", config.auth.account_failures.to_string()),
-        ("PAMRELAY_ACCOUNT_WINDOW_S", config.auth.account_window.as_secs().max(1).to_string()),
+        ("PAMRELAY_ACCOUNT_WINDOW_S", config.auth.account_window.as_secs().to_string()),
         ("PAMRELAY_PEER_FAILURES_PER_MINUTE", config.auth.network_failures_per_minute.to_string()),
         ("PAMRELAY_FAILURES_PER_SECOND", config.auth.failures_per_second.to_string()),
         // The helper takes no less than a minute.

@@ -2,12 +2,14 @@
 
 use std::ffi::CString;
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use jiff::Timestamp;
 use nix::unistd::{Group, User, getgrouplist};
 use pamrelay_authwire::{Attempt, Held, HeldSubject, Logins, Order, OutcomeKind, Phase, Question, Statement};
 use serde_json::json;
 
+use super::super::visible::visible;
 use super::super::{Failure, Status};
 use super::{advice, nonsense, order};
 use crate::config::Config;
@@ -82,8 +84,8 @@ fn page(attempt: &Attempt, name_service: &str, held: &[Held], config: &Config) -
 fn throttle(attempt: &Attempt, held: &[Held]) -> String {
     let peer = Question::address(attempt.peer);
     let named = |held: &&Held| match &held.subject {
-        HeldSubject::Account(name) => name.eq_ignore_ascii_case(&attempt.asked),
-        HeldSubject::Network(network) => *network == peer,
+        HeldSubject::Account(name) => bare(name) == bare(&attempt.asked),
+        HeldSubject::Network(network) => prefix(*network) == prefix(peer),
         HeldSubject::All => true,
     };
     let found: Vec<String> = held
@@ -96,6 +98,20 @@ fn throttle(attempt: &Attempt, held: &[Held]) -> String {
         })
         .collect();
     if found.is_empty() { "no".to_owned() } else { found.join("; ") }
+}
+
+/// The account in a name: the list has the latest spelling of each.
+fn bare(name: &str) -> String {
+    let user = name.rsplit('\\').next().unwrap_or(name);
+    user.split('@').next().unwrap_or(user).to_lowercase()
+}
+
+/// An IPv4 address, or the /64 of an IPv6 one.
+fn prefix(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(four) => four.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(six) => six.to_bits() >> 64,
+    }
 }
 
 /// What this host knows of the name, asked now and here.
@@ -130,11 +146,6 @@ fn time(milliseconds: u64) -> String {
     moment.map_or_else(|| "?".to_owned(), |moment| moment.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }
 
-/// What strangers chose reaches a terminal only as letters.
-fn visible(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -161,7 +172,7 @@ mod tests {
             waited: 2,
             text: "account \u{1b}locked".into(),
         };
-        let held = [Held { subject: HeldSubject::Account("ann".into()), failures: 3, wait: 600 }];
+        let held = [Held { subject: HeldSubject::Account("LAB\\Ann".into()), failures: 3, wait: 600 }];
 
         let page = page(&attempt, "ann, uid 1001, in ann, staff", &held, &config);
 

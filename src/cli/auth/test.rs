@@ -75,10 +75,8 @@ fn explain(answer: &Answer, service: &str, config: &Config) -> String {
             "see whether it runs: systemctl status pamrelay-auth, journalctl -u pamrelay-auth".to_owned()
         }
     };
-    let meaning = match answer {
-        Answer::Unavailable(Trouble::NoAnswer(_)) => "nobody knows: the helper did not answer",
-        _ => advice::meaning(answer.kind()),
-    };
+    let unanswered = matches!(answer, Answer::Unavailable(Trouble::NoAnswer(_)));
+    let meaning = if unanswered { "nobody knows: the helper did not answer" } else { advice::meaning(answer.kind()) };
     format!("{meaning}.\nA mail client hears: {}\nWhy: {answer}\nWhat to do: {advice}", answer.kind().reply())
 }
 

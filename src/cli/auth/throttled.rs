@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use pamrelay_authwire::{Held, HeldSubject, Order, Question, Statement, Subject};
 use serde_json::json;
 
+use super::super::visible::visible;
 use super::super::{Failure, Status};
 use super::{nonsense, order};
 use crate::config::Config;
@@ -35,8 +36,7 @@ pub(super) fn release(subject: Option<&str>, config: &Config) -> Result<Status, 
 
 fn row(held: &Held) -> String {
     let (what, who) = names(held);
-    let who: String = who.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
-    format!("{what:<8} {who:<40} {:>8}  {:>10} s", held.failures, held.wait)
+    format!("{what:<8} {:<40} {:>8}  {:>10} s", visible(&who), held.failures, held.wait)
 }
 
 fn names(held: &Held) -> (&'static str, String) {
@@ -70,7 +70,7 @@ mod tests {
 
         assert_eq!(
             row(&held(HeldSubject::Account("ann\u{1b}".into()))).split_whitespace().collect::<Vec<_>>(),
-            ["account", "ann\u{fffd}", "3", "900", "s"]
+            ["account", "ann\\u{1b}", "3", "900", "s"]
         );
         assert!(row(&held(HeldSubject::Network("2001:db8:0:1:2::3".parse().unwrap()))).contains("2001:db8:0:1::/64"));
         assert!(row(&held(HeldSubject::All)).starts_with("all"));

@@ -9,7 +9,7 @@ use std::io;
 use nix::libc;
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::prctl;
-use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Gid, getgroups, getppid, setgroups};
 
@@ -29,6 +29,17 @@ pub(crate) fn lock_memory() -> io::Result<()> {
     setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY)?;
     mlockall(MlockAllFlags::from_bits_retain(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT))?;
     Ok(())
+}
+
+/// For every question that can wait or leave, and every worker, with room to spare.
+pub(crate) const OF_LISTENER: u64 = 4096;
+/// What programs usually have: there are modules that close whatever could be open, one by one.
+pub(crate) const OF_WORKERS: u64 = 1024;
+
+/// So many descriptors, if the hard limit has room for them.
+pub(crate) fn descriptors(wanted: u64) -> io::Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, wanted.min(most), most)?)
 }
 
 /// Signals as a program may expect them: none blocked, children waited for.

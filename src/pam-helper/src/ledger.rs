@@ -2,12 +2,13 @@
 //!
 //! Invariant: memory is bounded, and there is no password in it.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::net::IpAddr;
 
-use pamrelay_authwire::{Attempt, Logins, OutcomeKind, Question};
+use pamrelay_authwire::{Attempt, Logins, OutcomeKind, Phase, Question};
 
 use crate::check;
+use crate::limits::network;
 
 /// So many are remembered; with every text as long as it can be they take less than a mebibyte.
 const REMEMBERED: usize = 512;
@@ -38,7 +39,10 @@ impl Ledger {
             OutcomeKind::Throttled => throttled,
             OutcomeKind::Unavailable => unavailable,
         } += 1;
-        if self.attempts.len() >= REMEMBERED {
+        // What PAM was not asked about costs its sender nothing: the same from the same network takes one place.
+        if let Some(at) = self.attempts.iter().position(|known| is_repeated(known, &attempt)) {
+            self.attempts.remove(at);
+        } else if self.attempts.len() >= REMEMBERED {
             self.attempts.pop_back();
         }
         self.attempts.push_front(attempt);
@@ -51,37 +55,41 @@ impl Ledger {
 
     /// Those that are asked for, the newest first.
     pub(crate) fn find(&self, wanted: &Logins) -> Vec<Attempt> {
+        let account = match wanted {
+            Logins::OfUser(user) => check::account(user.as_bytes()),
+            Logins::OfSession(_) | Logins::Latest => String::new(),
+        };
+        let is_theirs = |name: &String| !name.is_empty() && check::account(name.as_bytes()) == account;
         let fits = |attempt: &&Attempt| match wanted {
             Logins::OfSession(session) => attempt.session == *session,
-            Logins::OfUser(user) => [&attempt.typed, &attempt.asked, &attempt.account].iter().any(|name| is(name, user)),
+            Logins::OfUser(_) => [&attempt.typed, &attempt.asked, &attempt.account].into_iter().any(is_theirs),
             Logins::Latest => true,
         };
         self.attempts.iter().filter(fits).take(TOLD).cloned().collect()
     }
 
-    /// The accounts that were named lately, each once.
+    /// The accounts that were named lately, each once, in its latest spelling.
     pub(crate) fn accounts(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = Vec::new();
-        for name in self.attempts.iter().map(|attempt| attempt.asked.as_str()).filter(|name| !name.is_empty()) {
-            if !names.iter().any(|known| is(known, name)) {
-                names.push(name);
-            }
-        }
-        names
+        let mut seen = HashSet::new();
+        let names = self.attempts.iter().map(|attempt| attempt.asked.as_str()).filter(|name| !name.is_empty());
+        names.filter(|name| seen.insert(check::account(name.as_bytes()))).collect()
     }
 
-    /// The addresses that came lately, each once.
+    /// An address of each network that came lately.
     pub(crate) fn peers(&self) -> Vec<IpAddr> {
-        let mut peers: Vec<IpAddr> = self.attempts.iter().map(|attempt| Question::address(attempt.peer)).collect();
-        peers.sort_unstable();
-        peers.dedup();
-        peers
+        let mut seen = HashSet::new();
+        let peers = self.attempts.iter().map(|attempt| Question::address(attempt.peer));
+        peers.filter(|peer| seen.insert(network(*peer))).collect()
     }
 }
 
-/// Whether two names mean the same account.
-fn is(one: &str, other: &str) -> bool {
-    !one.is_empty() && check::account(one.as_bytes()) == check::account(other.as_bytes())
+fn is_repeated(known: &Attempt, attempt: &Attempt) -> bool {
+    let unasked = attempt.cause.filter(|cause| matches!(cause.phase, Phase::Check | Phase::Limit));
+    let same_name = unasked.is_some_and(|cause| cause.phase == Phase::Check) || known.asked == attempt.asked;
+    unasked.is_some()
+        && known.cause == attempt.cause
+        && same_name
+        && network(Question::address(known.peer)) == network(Question::address(attempt.peer))
 }
 
 #[cfg(test)]
@@ -122,6 +130,23 @@ pub(crate) mod tests {
         assert_eq!(sessions(Logins::OfUser("nobody".into())), [0u64; 0]);
         assert_eq!((ledger.accounts(), ledger.peers().len()), (vec!["bob", "LAB\\Alice"], 2));
         assert_eq!(ledger.totals().refused, 3);
+    }
+
+    #[test]
+    fn what_pam_was_not_asked_about_takes_one_place_for_a_network() {
+        let mut ledger = Ledger::default();
+        ledger.enter(attempt(1, "owner", "192.0.2.1"));
+        let cause = |phase, reason| Some(Cause { phase, code: 0, reason });
+
+        for session in 2..2000u64 {
+            let held = cause(Phase::Limit, Reason::AccountFailures);
+            ledger.enter(Attempt { cause: held, ..attempt(session, "owner", &format!("2001:db8::{session:x}")) });
+            let unfit = cause(Phase::Check, Reason::BadName);
+            ledger.enter(Attempt { cause: unfit, ..attempt(session, &session.to_string(), "192.0.2.9") });
+        }
+
+        assert_eq!(ledger.attempts.len(), 3);
+        assert_eq!(ledger.find(&Logins::OfUser("owner".into())).iter().map(|attempt| attempt.session).collect::<Vec<_>>(), [1999, 1]);
     }
 
     #[test]

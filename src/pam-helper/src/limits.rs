@@ -9,11 +9,12 @@
 //!   failure moves it one step into the future. No network can use up what is meant for everybody. Who comes from
 //!   where he was accepted lately is not held back by these two.
 //!
-//! A password that PAM has refused for an account is known again for the length of the window. Said once more it is no
-//! guess, so it counts for no network; and while half of what strangers may is used up, PAM is not asked about it
-//! again: a telephone with an old password neither locks its owner's account nor uses up his tries. A name that PAM
-//! does not know gets the same answers, or it could be told from one that it knows; but "unknown" may be an outage, so
-//! after a minute PAM is asked about it again, and that counts for nothing.
+//! A password that PAM has refused for an account is known again. Said once more within the window it is no guess, so it
+//! counts for no network; and while half of what strangers may is used up, PAM is not asked about it again. While all of
+//! that is used up, it is not asked about any that it refused in the last seven days, so that a telephone with an old
+//! password neither locks its owner's account nor uses up what is kept for him. A name that PAM does not know gets the
+//! same answers, or it could be told from one that it knows; but "unknown" may be an outage, so after a minute PAM is
+//! asked about it again, and that counts for nothing.
 //!
 //! Everything is a keyed hash in a table of fixed size; when a set is full, the one with the least to remember is
 //! forgotten, so a flood of new names cannot wash out one under attack. Only an accept makes a network known, and it
@@ -42,8 +43,12 @@ const BURST_SECONDS: u32 = 10;
 const SHARE: u32 = 4;
 /// An accept is "lately" for so long.
 const LATELY: Duration = Duration::from_secs(7 * 86_400);
-/// What was refused is remembered so much longer than it counts: forgotten sooner, it would count beside itself.
+/// A password that was said before is no new guess for so much longer than it counts: for less, it would count beside itself.
 const LONGER: Duration = Duration::from_secs(2);
+/// Accounts: at most `failures_per_second` new ones come in a second, for half an hour that is as many as there is room for.
+const ACCOUNT_SETS: usize = 4096;
+/// Pairs of account and network.
+const KNOWN_SETS: usize = 2048;
 /// A name that PAM did not know may be known after so long.
 const UNKNOWN: Duration = Duration::from_secs(60);
 
@@ -54,10 +59,16 @@ pub(crate) struct Keys {
     account: Key,
     /// An IPv4 address or an IPv6 /64.
     network: Key,
-    /// Both together.
+    /// Both together, for this very name and service: a guest of the same name in another realm is somebody else.
     pair: Key,
     /// The account and the password.
     password: Key,
+}
+
+impl Keys {
+    pub(crate) fn is_of_network_of(&self, other: &Self) -> bool {
+        self.network == other.network
+    }
 }
 
 /// Who asks.
@@ -89,7 +100,7 @@ pub(crate) enum Refused {
 }
 
 /// What was refused before, and when.
-#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Before {
     /// On the clock of the limits, plus one; nought is never.
     time: u64,
@@ -105,10 +116,11 @@ pub(crate) struct Limits {
     per_network: Option<Rate>,
     in_all: Rate,
     all: u64,
-    accounts: Table<Recent>,
+    accounts: Table<Recent, ACCOUNT_SETS>,
     networks: Table<u64>,
-    /// When each pair of account and network was last accepted.
-    known: Table<u64>,
+    /// When each pair of account and network was last accepted. All pairs of an account are in one set: whoever has many
+    /// networks does not push out the others'.
+    known: Table<u64, KNOWN_SETS>,
     /// Each pair of account and password that was refused.
     wrong: Table<Before>,
 }
@@ -145,14 +157,16 @@ impl Limits {
         self.per_account
     }
 
-    /// The places in the tables of a question about `user` with `password` from `peer`.
-    pub(crate) fn keys(&self, user: &[u8], password: &[u8], peer: IpAddr) -> Keys {
+    /// The places in the tables of a question to `service` about `user` with `password` from `peer`.
+    pub(crate) fn keys(&self, service: &str, user: &[u8], password: &[u8], peer: IpAddr) -> Keys {
         let account = check::account(user).into_bytes();
         let network = network(peer);
+        let name = check::spelling(user).into_bytes();
+        let account_key = self.key(b"account", &[&account]);
         Keys {
-            account: self.key(b"account", &[&account]),
+            account: account_key,
             network: self.key(b"network", &[&network]),
-            pair: self.key(if peer.is_ipv4() { b"pair4" } else { b"pair6" }, &[&network, &account]),
+            pair: self.key(b"pair", &[&network, b"\0", service.as_bytes(), b"\0", &name]).beside(account_key),
             password: self.key(b"password", &[&account, b"\0", password]),
         }
     }
@@ -160,14 +174,8 @@ impl Limits {
     /// Whether this may be asked now, beside those that are under way.
     pub(crate) fn room<'a>(&self, asked: &Keys, under_way: impl Iterator<Item = &'a Keys> + Clone, now: Instant) -> Room {
         let used = self.failures_of(asked, now);
-        if let Some(before) = self.refused_before(asked, now)
-            && self.per_account.spares(used)
-        {
-            return match before.name && self.since(before.time, now) >= UNKNOWN {
-                true if under_way.clone().any(|other| other.password == asked.password) => Room::Later,
-                true => Room::Now,
-                false => Room::Again,
-            };
+        if let Some(room) = self.room_for_repeat(asked, used, under_way.clone(), now) {
+            return room;
         }
         let is_known = self.is_known(asked, now);
         let most = if is_known { self.per_account.most } else { self.per_account.of_strangers() };
@@ -186,6 +194,18 @@ impl Limits {
         }
     }
 
+    /// The same for a password that PAM has refused before; `None` if it is to be asked like any other. What is kept for the
+    /// owner is kept for passwords that are not known to be wrong.
+    fn room_for_repeat<'a>(&self, asked: &Keys, used: usize, mut under_way: impl Iterator<Item = &'a Keys>, now: Instant) -> Option<Room> {
+        let before = self.refused_lately(asked, now)?;
+        let age = self.since(before.time, now);
+        if before.name && age >= UNKNOWN && self.counts_still(before, now) && self.per_account.spares(used) {
+            return Some(if under_way.any(|other| other.password == asked.password) { Room::Later } else { Room::Now });
+        }
+        let spared = self.per_account.spares(used) && self.counts_still(before, now);
+        (spared || used >= self.per_account.of_strangers()).then_some(Room::Again)
+    }
+
     /// Who asks this.
     pub(crate) fn standing(&self, asked: &Keys, now: Instant) -> Standing {
         if self.is_known(asked, now) { Standing::Known } else { Standing::Stranger }
@@ -193,29 +213,33 @@ impl Limits {
 
     /// A password was refused.
     pub(crate) fn failed(&mut self, asked: &Keys, refused: Refused, now: Instant) {
-        let before = self.refused_before(asked, now);
+        let before = self.refused_lately(asked, now).filter(|before| self.counts_still(*before, now));
         let (window, second, time) = (self.per_account, self.second(now), self.clock(now));
         if before.is_none_or(|before| !before.name) {
             // The back end counts this one, whether it was said before or not.
-            self.accounts.update(asked.account, |recent| recent.with(second, window));
+            self.accounts.update(asked.account, |recent| recent.worth(window, second), |recent| recent.with(second));
         }
         if before.is_none() {
             if let Some(rate) = self.per_network {
-                self.networks.update(asked.network, |until| rate.used(until, time));
+                self.networks.update(asked.network, |until| until, |until| rate.used(until, time));
             }
             self.all = self.in_all.used(self.all, time);
         }
         let name = refused == Refused::Name;
-        self.wrong.update(asked.password, |old| match before {
-            Some(before) if !before.name && !name => old,
-            Some(_) | None => Before { time: time.saturating_add(1), name },
-        });
+        self.wrong.update(
+            asked.password,
+            |before| before.time,
+            |old| match before {
+                Some(before) if !before.name && !name => old,
+                Some(_) | None => Before { time: time.saturating_add(1), name },
+            },
+        );
     }
 
     /// A login succeeded. What its network or account has used up stays used up.
     pub(crate) fn accepted(&mut self, asked: &Keys, now: Instant) {
         let now = self.clock(now);
-        self.known.update(asked.pair, |_| now);
+        self.known.update(asked.pair, |then| then, |_| now);
         self.wrong.forget(asked.password);
     }
 
@@ -273,10 +297,15 @@ impl Limits {
         self.known.get(asked.pair).is_some_and(|then| u128::from(now.saturating_sub(then)) < LATELY.as_millis())
     }
 
-    /// That PAM refused this very password, not longer ago than the window.
-    fn refused_before(&self, asked: &Keys, now: Instant) -> Option<Before> {
+    /// That PAM refused this very password.
+    fn refused_lately(&self, asked: &Keys, now: Instant) -> Option<Before> {
         let before = self.wrong.get(asked.password).filter(|before| before.time > 0);
-        before.filter(|before| self.since(before.time, now) < self.per_account.length.saturating_add(LONGER))
+        before.filter(|before| self.since(before.time, now) < LATELY)
+    }
+
+    /// Whether that is so lately that the same again is no new guess.
+    fn counts_still(&self, before: Before, now: Instant) -> bool {
+        self.since(before.time, now) < self.per_account.length.saturating_add(LONGER)
     }
 
     fn since(&self, time: u64, now: Instant) -> Duration {
@@ -304,7 +333,7 @@ impl Limits {
 }
 
 /// The octets that one host can hardly change: an IPv4 address, or an IPv6 /64.
-fn network(peer: IpAddr) -> Vec<u8> {
+pub(crate) fn network(peer: IpAddr) -> Vec<u8> {
     match peer.to_canonical() {
         IpAddr::V4(four) => four.octets().to_vec(),
         IpAddr::V6(six) => six.octets().into_iter().take(8).collect(), // never the same as four
@@ -330,7 +359,7 @@ mod tests {
     }
 
     fn said(limits: &Limits, peer: &str, user: &str, password: &str) -> Keys {
-        limits.keys(user.as_bytes(), password.as_bytes(), peer.parse().unwrap())
+        limits.keys("smtp", user.as_bytes(), password.as_bytes(), peer.parse().unwrap())
     }
 
     fn fail(limits: &mut Limits, asked: &Keys, now: Instant) {
@@ -381,7 +410,7 @@ mod tests {
 
     #[test]
     fn ten_thousand_guesses_from_a_thousand_addresses_stay_below_what_locks_the_account() {
-        for (failures, most) in [("4", 3), ("9", 7), ("2", 1), ("1", 1)] {
+        for (failures, most) in [("4", 3), ("10", 8), ("2", 1), ("1", 1)] {
             let (mut limits, mut now) = limits(&[("ACCOUNT_FAILURES", failures), ("FAILURES_PER_SECOND", "100000")]);
 
             for _ in 0..10 {
@@ -471,6 +500,66 @@ mod tests {
             assert_eq!(room(&limits, &account(&limits, "bob"), now), Room::Now, "and the others in the office");
         }
         assert!((336..=2 * 337).contains(&asked), "PAM was asked {asked} times in a week");
+    }
+
+    #[test]
+    fn guessers_and_an_old_telephone_together_do_not_shut_the_owner_out() {
+        let (mut limits, now) = limits(&[("FAILURES_PER_SECOND", "100000")]);
+        limits.accepted(&account(&limits, "alice"), now);
+        let telephone = said(&limits, "192.0.2.1", "alice", "last year's");
+        let mut shut_out = 0;
+
+        for minute in 0..2 * 24 * 60 {
+            let now = now + minute * MINUTE;
+            guesses_at_many(&mut limits, "alice", 20, now);
+            if room(&limits, &telephone, now) == Room::Now {
+                fail(&mut limits, &telephone, now);
+            }
+            shut_out += u32::from(room(&limits, &account(&limits, "alice"), now) != Room::Now);
+        }
+
+        assert!(shut_out <= 31, "{shut_out} minutes of two days: one window, the first time");
+    }
+
+    #[test]
+    fn a_success_takes_nothing_back_that_was_counted_for_its_network() {
+        let (mut limits, now) = limits(&[]);
+        guesses(&mut limits, "192.0.2.1", now);
+
+        let alice = account(&limits, "alice");
+        limits.accepted(&alice, now);
+
+        assert_eq!(room(&limits, &account(&limits, "bob"), now), Room::Never(Reason::PeerFailures));
+        assert_eq!(room(&limits, &alice, now), Room::Now);
+    }
+
+    #[test]
+    fn a_guest_of_the_same_name_makes_no_network_known_for_the_account() {
+        let (mut limits, now) = limits(&[]);
+        let guest = from(&limits, "198.51.100.1", "alice@elsewhere.example");
+        limits.accepted(&guest, now);
+
+        assert_eq!(limits.standing(&guest, now), Standing::Known);
+        assert_eq!(limits.standing(&from(&limits, "198.51.100.1", "alice"), now), Standing::Stranger);
+        let peer = "198.51.100.1".parse().unwrap();
+        limits.accepted(&limits.keys("smtp", b"bob", b"", peer), now);
+        assert_eq!(limits.standing(&limits.keys("smtp", b"BOB", b"", peer), now), Standing::Known);
+        assert_eq!(limits.standing(&limits.keys("smtp-guests", b"bob", b"", peer), now), Standing::Stranger);
+    }
+
+    #[test]
+    fn an_account_with_very_many_networks_pushes_out_few_others() {
+        let (mut limits, now) = limits(&[]);
+        let others: Vec<Keys> = (0..100).map(|n| from(&limits, "192.0.2.1", &format!("user{n}"))).collect();
+        others.iter().for_each(|other| limits.accepted(other, now));
+
+        for n in 0..50_000u32 {
+            let wanderer = from(&limits, &format!("2001:db8:{:x}:{:x}::1", n >> 16, n & 0xffff), "wanderer");
+            limits.accepted(&wanderer, now + Duration::from_secs(1));
+        }
+
+        let left = others.iter().filter(|other| limits.standing(other, now) == Standing::Known).count();
+        assert!(left >= 98, "{left} of 100");
     }
 
     #[test]
@@ -564,6 +653,8 @@ mod tests {
             ("alice", "LAB\\alice@lab.test"),
             ("alice", "LAB\\ alice @lab.test"),
             ("zo\u{eb}", "ZO\u{cb}"),
+            ("zo\u{eb}", "zoe"),
+            ("alice", "LAB+alice"),
             ("strasse", "Stra\u{df}e"),
             ("k", "\u{212a}"),
             ("\u{3c3}", "\u{3c2}"),
@@ -670,11 +761,12 @@ mod tests {
         let attacked = account(&limits, "root-of-all-mail");
         (0..3).for_each(|_| fail(&mut limits, &attacked, now));
 
-        for n in 0..100_000u32 {
+        // As many as the limit in all lets through in a window.
+        for n in 0..36_000u32 {
             let name = account(&limits, &n.to_string());
-            fail(&mut limits, &name, now + Duration::from_secs(u64::from(n / 100)));
+            fail(&mut limits, &name, now + Duration::from_millis(u64::from(n) * 50));
         }
 
-        assert_eq!(limits.failures_of(&attacked, now), 3);
+        assert_eq!(limits.failures_of(&attacked, now + 29 * MINUTE), 3);
     }
 }

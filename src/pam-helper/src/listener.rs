@@ -9,6 +9,7 @@
 //! Invariant: a verdict is written to the connection that its question came from and to no other, and only
 //! a worker's whole report makes an *accept*.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -26,7 +27,7 @@ use crate::check;
 use crate::drops::Drops;
 use crate::job::News;
 use crate::ledger::Ledger;
-use crate::limits::{Limits, Refused, Room};
+use crate::limits::{Limits, Refused, Room, Standing};
 use crate::log::{Level, Line, shown};
 use crate::pam::Code;
 use crate::pending::Pending;
@@ -35,10 +36,14 @@ use crate::socket;
 use crate::tempo::Tempo;
 use crate::tickets::{Mint, Rotation};
 use crate::waiting::Waiting;
-use crate::workshop::{Source, Workshop};
+use crate::workshop::{NoWorker, Source, Workshop};
 
 /// Connections that have not sent their question yet.
 const MOST_ASKERS: usize = 64;
+/// One part in so many workers is for the strangers of one network.
+const SHARE_OF_NETWORK: usize = 4;
+/// Refusals that wait for their time.
+const MOST_DEPARTURES: usize = 512;
 /// How long an idle listener sleeps at most: the ticket keys may be due.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// After an accept that failed for want of something (descriptors).
@@ -54,8 +59,8 @@ pub(crate) struct Listener {
     pub(crate) askers: Vec<Asker>,
     pub(crate) waiting: Waiting,
     pub(crate) running: Vec<(u64, Pending)>,
-    /// Verdicts that are decided and wait for their time.
-    pub(crate) held: Vec<(Instant, UnixStream, Vec<u8>)>,
+    /// Refusals that are decided and wait for their time, at most [`MOST_DEPARTURES`].
+    pub(crate) departures: VecDeque<Departure>,
     pub(crate) tempo: Tempo,
     pub(crate) ledger: Ledger,
     /// Workers that had to be killed, and those that ended without an answer.
@@ -66,6 +71,13 @@ pub(crate) struct Listener {
     pub(crate) drops: Drops,
     /// SIGTERM and SIGINT, without blocking.
     pub(crate) signals: SignalFd,
+}
+
+/// A refusal on its way out.
+pub(crate) struct Departure {
+    leaves: Instant,
+    stream: UnixStream,
+    frame: Vec<u8>,
 }
 
 /// Workers without an answer, since the start.
@@ -169,8 +181,8 @@ impl Listener {
     fn patience(&self, now: Instant) -> PollTimeout {
         let askers = self.askers.iter().map(|asker| asker.since + asker::PATIENCE);
         let waiting = self.waiting.iter().map(|pending| pending.latest_start(&self.settings));
-        let held = self.held.iter().map(|(time, ..)| *time);
-        let next = askers.chain(waiting).chain(held).chain(self.workshop.next_deadline(now)).chain(self.accept_again);
+        let departures = self.departures.iter().map(|departure| departure.leaves);
+        let next = askers.chain(waiting).chain(departures).chain(self.workshop.next_deadline(now)).chain(self.accept_again);
         let next = next.filter(|time| *time > now).min();
         let wait = next.map_or(LONGEST_SLEEP, |next| next.saturating_duration_since(now)).min(LONGEST_SLEEP);
         // One more millisecond, so that the moment has passed when poll returns.
@@ -220,7 +232,7 @@ impl Listener {
         let fit = check::admissible(&question, &self.settings.rules.names);
         let asked = fit.as_ref().ok().and_then(|name| name.to_str().ok()).map_or_else(|| shown(question.user), str::to_owned);
         let service = self.settings.rules.service_of(question.listener);
-        let keys = self.limits.keys(asked.as_bytes(), question.password, question.peer_addr());
+        let keys = self.limits.keys(service.unwrap_or_default(), asked.as_bytes(), question.password, question.peer_addr());
         let cause = |phase, reason| Cause { phase, code: 0, reason };
         let outcome = match (&fit, service) {
             (Err(_), _) => None,
@@ -263,9 +275,13 @@ impl Listener {
 
     /// Drops peers that dawdle, answers questions that waited too long, and lets go what was held.
     fn expire(&mut self, now: Instant) {
-        for (_, stream, frame) in self.held.extract_if(.., |(time, ..)| now >= *time) {
-            answer(&stream, &frame);
-        }
+        self.departures.retain(|departure| {
+            let stays = departure.leaves > now;
+            if !stays {
+                answer(&departure.stream, &departure.frame);
+            }
+            stays
+        });
         self.askers.retain(|asker| {
             let slow = asker.is_slow(now);
             if slow {
@@ -299,7 +315,7 @@ impl Listener {
             let refusal = if let Some(reason) = pending.unfit {
                 Some(Outcome::Reject(cause(Phase::Check, reason)))
             } else if self.workshop.is_usable(&pending.service) {
-                match self.limits.room(&pending.keys, self.running.iter().map(|(_, running)| &running.keys), now) {
+                match self.room(pending, now) {
                     Room::Now => None,
                     Room::Later => {
                         at += 1;
@@ -324,9 +340,21 @@ impl Listener {
                     self.running.push((job, pending));
                     vacancies.take();
                 }
-                Err(_) => return self.workshop.abandon_template(now), // the question waits for the next one
+                Err(NoWorker::Ours) => return, // for want of descriptors, which others give back: the question waits
+                Err(NoWorker::Template) => return self.workshop.abandon_template(now), // it waits for the next one
             }
         }
+    }
+
+    /// Whether a question may be asked now. Strangers of one network have a quarter of all workers: a back end that hangs for
+    /// them is not everybody's.
+    fn room(&self, pending: &Pending, now: Instant) -> Room {
+        let beside = |running: &&(u64, Pending)| running.1.standing == Standing::Stranger && running.1.keys.is_of_network_of(&pending.keys);
+        let most = (self.settings.workers + self.settings.slow_workers).div_ceil(SHARE_OF_NETWORK);
+        if pending.standing == Standing::Stranger && self.running.iter().filter(beside).count() >= most {
+            return Room::Later;
+        }
+        self.limits.room(&pending.keys, self.running.iter().map(|(_, running)| &running.keys), now)
     }
 
     fn heard(&mut self, source: Source, now: Instant) {
@@ -365,13 +393,13 @@ impl Listener {
         let took = now.saturating_duration_since(began);
         match &outcome {
             Outcome::Accept(_) => {
-                self.tempo.learn(took, now);
+                self.tempo.accepted(took, now);
                 self.limits.accepted(&pending.keys, now);
             }
             Outcome::Reject(cause) => {
                 if [Phase::Auth, Phase::Account, Phase::Identity].contains(&cause.phase) {
                     let refused = if Code(cause.code) == Code::USER_UNKNOWN { Refused::Name } else { Refused::Password };
-                    self.tempo.learn(took, now);
+                    self.tempo.refused(took, now);
                     self.limits.failed(&pending.keys, refused, now);
                 }
                 leaves = self.tempo.leaves(began);
@@ -381,7 +409,13 @@ impl Listener {
         self.ledger.enter(pending.told(&outcome, text, now));
         if let Some(frame) = (Verdict { id: pending.id, outcome }).encode() {
             if leaves > now {
-                self.held.push((leaves, pending.stream, frame));
+                self.departures.push_back(Departure { leaves, stream: pending.stream, frame });
+                // Beyond this the first to come leaves early: each has a descriptor.
+                if self.departures.len() > MOST_DEPARTURES
+                    && let Some(early) = self.departures.pop_front()
+                {
+                    answer(&early.stream, &early.frame);
+                }
             } else {
                 answer(&pending.stream, &frame);
             }

@@ -45,6 +45,7 @@ mod window;
 mod worker;
 mod workshop;
 
+use std::collections::VecDeque;
 use std::fmt::Display;
 use std::io;
 use std::process::ExitCode;
@@ -153,6 +154,7 @@ fn listen() -> Result<(), Refusal> {
     }
     harden::plain_signals().map_err(Refusal::what("resetting signals"))?;
     harden::no_core().map_err(Refusal::what("switching cores off"))?;
+    harden::descriptors(harden::OF_LISTENER).map_err(Refusal::what("the limit of descriptors"))?;
     if let Err(error) = harden::lock_memory() {
         let text = format!("passwords may be written to swap (LimitMEMLOCK=infinity, ulimit -l unlimited): {error}");
         Line::event(Level::Warning, "memory-not-locked").text("text", text).write();
@@ -195,7 +197,7 @@ fn listen() -> Result<(), Refusal> {
         settings,
         askers: Vec::new(),
         running: Vec::new(),
-        held: Vec::new(),
+        departures: VecDeque::new(),
         tempo: Tempo::default(),
         ledger: Ledger::default(),
         losses: Losses::default(),

@@ -41,6 +41,24 @@ fn unusable_in(directory: &Path, service: &str) -> Option<String> {
     Some(format!("{}: has no {missing} line, so PAM would take them from the service \"other\"", path.display()))
 }
 
+/// The lines of a service file as libpam reads them: without comments, and one that ends in a backslash goes on in the next.
+pub(crate) fn logical_lines(text: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut begun = String::new();
+    for line in text.lines() {
+        let line = line.split('#').next().unwrap_or_default();
+        match line.strip_suffix('\\') {
+            Some(part) => {
+                begun.push_str(part);
+                begun.push(' ');
+            }
+            None => lines.push(std::mem::take(&mut begun) + line),
+        }
+    }
+    lines.push(begun);
+    lines
+}
+
 /// Which parts a service file has.
 #[derive(Clone, Copy, Default)]
 struct Parts {
@@ -53,8 +71,7 @@ impl Parts {
         let text = fs::read(path)?;
         let text = String::from_utf8_lossy(&text);
         let mut parts = Self::default();
-        for line in text.lines() {
-            let line = line.split('#').next().unwrap_or_default();
+        for line in logical_lines(&text) {
             let mut words = line.split_whitespace();
             match words.next().map(|word| word.trim_start_matches('-').to_ascii_lowercase()).as_deref() {
                 Some("auth") => parts.auth = true,
@@ -86,10 +103,16 @@ impl Watch {
         Self { directories: candidates.filter(|path| path.is_dir()).collect() }
     }
 
-    /// Names, sizes, times and inodes: enough to notice every edit, cheap enough to ask often.
-    pub(crate) fn fingerprint(&self) -> u64 {
+    /// Names, sizes, times and inodes: enough to notice every edit, cheap enough to ask often. `None` when it cannot be looked
+    /// at now, for want of descriptors or memory: that is no news.
+    pub(crate) fn fingerprint(&self) -> Option<u64> {
         let mut hash = DefaultHasher::new();
-        let mut names: Vec<PathBuf> = fs::read_dir(DIRECTORY).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        let entries = match fs::read_dir(DIRECTORY) {
+            Ok(entries) => Some(entries),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(_) => return None,
+        };
+        let mut names: Vec<PathBuf> = entries.into_iter().flatten().flatten().map(|entry| entry.path()).collect();
         names.sort_unstable();
         let fixed = std::iter::once(Path::new(DIRECTORY)).chain(ALSO_WATCHED.iter().map(Path::new));
         for path in names.iter().map(PathBuf::as_path).chain(fixed).chain(self.directories.iter().map(PathBuf::as_path)) {
@@ -98,7 +121,7 @@ impl Watch {
                 (meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec(), meta.mode()).hash(&mut hash);
             }
         }
-        hash.finish()
+        Some(hash.finish())
     }
 }
 
@@ -144,6 +167,15 @@ mod tests {
 
         assert_eq!(services.unusable("plain"), None);
         assert_eq!(services.unusable("debian"), None);
+    }
+
+    #[test]
+    fn a_line_that_ends_in_a_backslash_goes_on_and_a_comment_does_not() {
+        let lines = logical_lines("auth required \\\n pam_unix.so # \\\naccount \\\n required \\\n pam_unix.so\n# auth\\\nx");
+
+        let words: Vec<Vec<&str>> =
+            lines.iter().map(|line| line.split_whitespace().collect()).filter(|words: &Vec<_>| !words.is_empty()).collect();
+        assert_eq!(words, [vec!["auth", "required", "pam_unix.so"], vec!["account", "required", "pam_unix.so"], vec!["x"]]);
     }
 
     #[test]

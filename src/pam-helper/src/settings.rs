@@ -29,7 +29,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("SLOW_WORKERS", "24", "workers beyond those, while others wait for a back end rather than compute"),
     ("WAITING", "512", "questions that wait for a worker; more are answered unavailable"),
     ("WORKER_MEMORY_MIB", "512", "address space of one worker (less than 32 looks like wrong passwords)"),
-    ("ACCOUNT_FAILURES", "4", "wrong passwords for one account that reach PAM within the window, at most 16; 0 is no limit"),
+    ("ACCOUNT_FAILURES", "4", "wrong passwords for one account that reach PAM within the window, at most 10; 0 is no limit"),
     ("ACCOUNT_WINDOW_S", "1800", "that window; pam_faillock in the service makes both stricter by itself"),
     ("PEER_FAILURES_PER_MINUTE", "60", "the same for one IPv4 address or IPv6 /64; half may come at once; 0 is no limit"),
     ("FAILURES_PER_SECOND", "20", "refused passwords in all; ten seconds' worth may come at once"),

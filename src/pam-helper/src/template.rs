@@ -65,6 +65,7 @@ pub(crate) fn run(loading: Loading, rules: Rules) -> io::Result<()> {
     prctl::set_name(c"auth-template")?;
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     harden::no_core()?;
+    harden::descriptors(harden::OF_WORKERS)?;
     harden::plain_signals()?;
     // Without a terminal. And the kernel may share out the processor by sessions first: all workers are in this one.
     setsid()?;

@@ -228,7 +228,7 @@ impl Templates {
             return;
         }
         let first = self.looked.replace(now).is_none();
-        let fingerprint = self.watch.fingerprint();
+        let Some(fingerprint) = self.watch.fingerprint() else { return };
         if fingerprint != self.fingerprint {
             self.fingerprint = fingerprint;
             self.loading = Loading::Once;

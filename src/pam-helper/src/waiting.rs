@@ -96,7 +96,7 @@ mod tests {
             service: String::new(),
             typed: Vec::new(),
             asked: String::new(),
-            keys: Limits::new(&settings(), [0; 32], arrived).keys(b"", b"", [127, 0, 0, 1].into()),
+            keys: Limits::new(&settings(), [0; 32], arrived).keys("", b"", b"", [127, 0, 0, 1].into()),
             standing,
             unfit: None,
             arrived,

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 /// The most failures that can be told apart.
-pub(crate) const MOST_FAILURES: usize = 16;
+pub(crate) const MOST_FAILURES: usize = 10;
 
 /// So many failures in so long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,15 +16,9 @@ pub(crate) struct Window {
     pub(crate) length: Duration,
 }
 
-/// The latest failures.
-#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Recent {
-    /// The second at which there is nothing left to remember, were they forgiven one after the other: the more and the
-    /// later they are, the greater. It comes first, because the least of these is forgotten when room is needed.
-    until: u64,
-    /// Seconds on the clock of the limits, plus one; the newest first, then noughts.
-    times: [u32; MOST_FAILURES],
-}
+/// The latest failures: seconds on the clock of the limits, plus one; the newest first, then noughts.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Recent([u32; MOST_FAILURES]);
 
 impl Window {
     /// No failures at all is no limit.
@@ -60,21 +54,24 @@ impl Window {
 impl Recent {
     /// How many count at this second.
     pub(crate) fn within(&self, window: Window, second: u32) -> usize {
-        self.times.iter().take_while(|time| **time > 0 && counts(**time, window, second)).count()
+        self.0.iter().take_while(|time| **time > 0 && counts(**time, window, second)).count()
     }
 
     /// With one more failure.
-    pub(crate) fn with(mut self, second: u32, window: Window) -> Self {
-        self.times.rotate_right(1);
-        self.times[0] = second.saturating_add(1);
-        let step = window.length.as_secs() / window.most.clamp(1, MOST_FAILURES) as u64;
-        self.until = self.until.max(second.into()).saturating_add(step.max(1));
+    pub(crate) fn with(mut self, second: u32) -> Self {
+        self.0.rotate_right(1);
+        self.0[0] = second.saturating_add(1);
         self
+    }
+
+    /// The more count and the later they are, the longer they are remembered.
+    pub(crate) fn worth(&self, window: Window, second: u32) -> (usize, u32) {
+        (self.within(window, second), self.0[0])
     }
 
     /// In how many seconds fewer than `most` count.
     pub(crate) fn frees_one_of(&self, most: usize, window: Window, second: u32) -> u64 {
-        let last = most.checked_sub(1).and_then(|at| self.times.get(at)).copied().unwrap_or_default();
+        let last = most.checked_sub(1).and_then(|at| self.0.get(at)).copied().unwrap_or_default();
         (u64::from(last) + window.length.as_secs() + 1).saturating_sub(second.into())
     }
 }
@@ -92,13 +89,13 @@ mod tests {
 
     #[test]
     fn never_more_than_the_most_lie_in_any_window() {
-        for most in [1u32, 2, 4, 16] {
+        for most in [1u32, 2, 4, 10] {
             let window = Window::new(most, LENGTH);
             let (mut recent, mut times) = (Recent::default(), Vec::new());
 
             for second in 0..1000 {
                 if recent.within(window, second) < window.most {
-                    recent = recent.with(second, window);
+                    recent = recent.with(second);
                     times.push(second);
                 }
             }
@@ -112,7 +109,7 @@ mod tests {
     fn strangers_leave_something_to_the_owner() {
         let of_strangers = |most| Window::new(most, LENGTH).of_strangers();
 
-        assert_eq!([1, 2, 3, 4, 9, 16].map(of_strangers), [1, 1, 2, 3, 7, 12]);
+        assert_eq!([1, 2, 3, 4, 9, 10].map(of_strangers), [1, 1, 2, 3, 7, 8]);
         assert!(of_strangers(0) > 1_000_000, "no limit");
         assert!(!Window::new(0, LENGTH).spares(100_000));
     }
@@ -120,7 +117,7 @@ mod tests {
     #[test]
     fn a_window_stays_below_every_lock_out() {
         let hour = Duration::from_secs(3600);
-        for most in [1u32, 2, 4, 16] {
+        for most in [1u32, 2, 4, 10] {
             for failures in [1u32, 2, 3, 5, 50] {
                 for window in [Duration::from_secs(10), LENGTH, hour] {
                     let below = Window::new(most, LENGTH).below(failures, window);
@@ -136,18 +133,18 @@ mod tests {
     }
 
     #[test]
-    fn many_failures_outlast_a_later_single_one() {
+    fn many_failures_are_worth_more_than_a_later_single_one_as_long_as_they_count() {
         let window = Window::new(4, LENGTH);
-        let attacked = (0..4).fold(Recent::default(), |recent, _| recent.with(10, window));
+        let attacked = (0..3).fold(Recent::default(), |recent, _| recent.with(10));
 
-        assert!(attacked > Recent::default().with(50, window));
-        assert!(attacked < Recent::default().with(200, window), "but not for ever");
+        assert!(attacked.worth(window, 100) > Recent::default().with(100).worth(window, 100));
+        assert!(attacked.worth(window, 200) < Recent::default().with(150).worth(window, 200));
     }
 
     #[test]
     fn tells_when_the_next_try_is_free() {
         let window = Window::new(2, LENGTH);
-        let recent = Recent::default().with(10, window).with(40, window);
+        let recent = Recent::default().with(10).with(40);
 
         let wait = recent.frees_one_of(2, window, 50);
 

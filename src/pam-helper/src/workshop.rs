@@ -49,6 +49,15 @@ pub(crate) struct Vacancies {
     strangers: usize,
 }
 
+/// Why no worker could be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoWorker {
+    /// The listener has no descriptor left for it.
+    Ours,
+    /// The template does not listen.
+    Template,
+}
+
 /// Workers, and their memory.
 pub(crate) struct Census {
     pub(crate) busy: usize,
@@ -97,15 +106,16 @@ impl Workshop {
     }
 
     /// Has a worker made for this question. The frame goes into the worker's own socket.
-    pub(crate) fn start(&mut self, pending: &Pending, now: Instant, deadline: Instant) -> io::Result<u64> {
-        let (answers, worker) = control::pair()?;
-        send(answers.as_raw_fd(), pending.frame.as_bytes(), MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?;
+    pub(crate) fn start(&mut self, pending: &Pending, now: Instant, deadline: Instant) -> Result<u64, NoWorker> {
+        let (answers, worker) = control::pair().map_err(|_| NoWorker::Ours)?;
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        send(answers.as_raw_fd(), pending.frame.as_bytes(), flags).map_err(|_| NoWorker::Ours)?;
         let id = self.next_job;
         let yields = match pending.standing {
             Standing::Known => 0,
             Standing::Stranger => YIELDS,
         };
-        let template = self.templates.fork(id, yields, worker.as_fd())?;
+        let template = self.templates.fork(id, yields, worker.as_fd()).map_err(|_| NoWorker::Template)?;
         self.next_job += 1;
         self.jobs.push(Job::new(id, pending.id, template, answers, now, deadline));
         Ok(id)
