@@ -155,11 +155,11 @@ class Inputs(WithRelay):
         self.assertRegex(self.said(plain("quick", "quick password", acting_as="quick")), "^235 ")
 
     def test_58_another_spelling_is_another_user(self):
-        for user in ("quick ", " quick", "\tquick", "quick\u00a0"):
+        for user in ("quick ", " quick", "\tquick", "quick\u00a0", "ｑuick", "qui\u200bck"):
             self.refused_unasked(user, "quick password")
-        for user in ("QUICK", "Quick", "quick.", "quick@relay.test", "RELAY\\quick", "qui\u0308ck", "ｑuick"):
+        for user in ("QUICK", "Quick", "quick.", "quick@relay.test", "RELAY\\quick", "qui\u0308ck"):
             self.assertEqual(self.said(plain(user, "quick password")), WRONG, user)
-        self.assertEqual(len(self.heard()), 7)
+        self.assertEqual(len(self.heard()), 6)
 
     def test_59_fields_of_every_length_have_a_reply(self):
         for length in (255, 256, 1023, 1024, 4096, 8192):
