@@ -148,6 +148,29 @@ root_test! {
         });
     }
 
+    fn want_of_descriptors_delays_and_takes_nothing_down() {
+        // Each refusal is held for as long as a login takes here, and each has a descriptor.
+        let helper = Stage::new("auth required pam_exec.so quiet DIR/first\nauth required pam_unix.so nodelay\naccount required pam_unix.so\n")
+            .script("first", "sleep 0.3\n")
+            .through("prlimit --nofile=96:96")
+            .start();
+        assert_eq!(words(&helper.asks("bob", "right")), "accept");
+
+        thread::scope(|scope| {
+            for _ in 0..200 {
+                scope.spawn(|| helper.asks("root", "x"));
+            }
+            for _ in 0..3 {
+                assert_eq!(words(&helper.asks("bob", "right")), "accept");
+            }
+        });
+
+        assert_eq!(words(&helper.asks("carol", "right")), "accept");
+        for mishap in ["state=lost", "state=stuck", "state=replaced", "state=unusable", "reason=crashed"] {
+            assert!(!helper.log().contains(mishap), "{mishap}\n{}", helper.log());
+        }
+    }
+
     fn root_sees_who_is_held_back_and_lets_go() {
         let helper = Stage::new(UNIX).set("PEER_FAILURES_PER_MINUTE", "8").start();
         guesses(&helper, "Bob", 40);
