@@ -38,15 +38,19 @@ if [ "$status" != 0 ] && [ "$failed" = 0 ]; then failed=1; fi
 # 2. The system tests: the whole relay, with real programs around it. Then the back ends of PAM, each in a bed of its own.
 suite() { # NAME DIRECTORY FILES PACKAGE...
     local name=$1 directory=$2 files=$3; shift 3
-    local totals=$bed/totals-$name began=$SECONDS unpacked options=(--net) run=(/usr/bin/python3 tests/system/run.py --suite "$directory" --files "$files")
-    TESTS="${TESTS:-}" "${run[@]}" --any || return 0
+    local totals=$bed/totals-$name began=$SECONDS unpacked chosen options=(--net) run=(/usr/bin/python3 tests/system/run.py --suite "$directory" --files "$files")
+    "${as_root[@]}" rm -f "$totals"
+    if [ -n "${TESTS:-}" ]; then
+        "${run[@]}" --any && chosen=0 || chosen=$?
+        [ "$chosen" != 3 ] || return 0 # run.py's NOTHING; anything else that is no 0 left no totals
+        if [ "$chosen" != 0 ]; then status=1; count_in "$totals"; return 0; fi
+    fi
     if [ "$has_root" = no ]; then
         "${run[@]}" --without-root --totals "$totals" || status=1
         count_in "$totals"
         return 0
     fi
 
-    "${as_root[@]}" rm -f "$totals"
     if [ $# -gt 0 ]; then
         options+=(--layer "$bed/$name")
         "${as_root[@]}" tests/bed/packages.sh layer "$bed/$name" "$@" || status=1
@@ -66,12 +70,26 @@ count_in() {
     passed=$((passed + more_passed)) failed=$((failed + more_failed)) skipped=$((skipped + more_skipped))
 }
 
+# A file that no line of tests/pam/suites names would never run, and one that two name would run twice.
+for file in tests/pam/test_*.py; do
+    named=0
+    while read -r name _; do
+        # shellcheck disable=SC2053 # a pattern
+        [[ ${file##*/} != test_${name}[._]* ]] || named=$((named + 1))
+    done < <(grep -v '^#' tests/pam/suites)
+    if [ "$named" != 1 ]; then
+        printf 'FAILED  %s: named by %d lines of tests/pam/suites\n' "$file" "$named"
+        failed=$((failed + 1)) status=1
+    fi
+done
+
 suite "$(basename "$layer")" tests/system 'test_*.py' "${packages[@]}"
 while read -r name needs; do
     read -ra needs <<<"$needs"
     suite "pam-$name" tests/pam "test_${name}[._]*" "${needs[@]}" </dev/null
 done < <(grep -v '^#' tests/pam/suites)
 
+if [ $((passed + failed + skipped)) = 0 ]; then printf 'no test is named so: %s\n' "${TESTS:-}"; status=1; fi
 [ "$status" = 0 ] || [ "$failed" -gt 0 ] || failed=1
 printf '\n%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
 [ "$status" = 0 ] && [ "$failed" = 0 ]

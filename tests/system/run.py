@@ -4,7 +4,8 @@
 
 The suite is this directory unless another one is given; PATTERN is `test_*.py` unless given. The environment's TESTS, a
 word, picks tests whose file or name contains it. `--without-root` names every test as skipped. `--any` runs none: its
-status says whether there is one to run, so that nobody unpacks packages for nothing.
+status is 0 if there is one to run and NOTHING if TESTS picks none, so that nobody unpacks packages for nothing. Files
+that hold no test at all, and such that cannot be read, are a failure.
 """
 
 import argparse
@@ -12,15 +13,18 @@ import os
 import sys
 import time
 import unittest
+from collections import Counter
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 BED = HERE.parent / "bed"
+NOTHING = 3  # no status that a crash of Python has
 
 
 class OneLineEach(unittest.TestResult):
-    def __init__(self):
+    def __init__(self, called):
         super().__init__()
+        self.called = called  # the sentence of each test
         self.passed = 0
         self.began = 0.0
 
@@ -30,7 +34,7 @@ class OneLineEach(unittest.TestResult):
 
     def say(self, word, test, more=""):
         took = f"  ({time.monotonic() - self.began:.1f} s)" if word == "ok" else ""
-        print(f"{word:8}{sentence(test)}{took}{more}", flush=True)
+        print(f"{word:8}{self.called.get(test) or sentence(test)}{took}{more}", flush=True)
 
     def addSuccess(self, test):
         super().addSuccess(test)
@@ -63,12 +67,24 @@ class OneLineEach(unittest.TestResult):
             print("    the relay's log ends with:\n" + "".join(f"    | {line}\n" for line in lines), flush=True)
 
 
+def sentences(tests):
+    """Each test with its sentence; where two would read alike, with the name of the class behind it."""
+    plain = {test: sentence(test) for test in tests}
+    often = Counter(plain.values())
+    return {test: text if often[text] == 1 else f"{text} [{type(test).__name__}]" for test, text in plain.items()}
+
+
 def sentence(test):
     """`test_clients: swaks sends with PLAIN over STARTTLS`."""
     if not hasattr(test, "_testMethodName"):
         return str(test)
     file = type(test).__module__.removeprefix("test_")
     return f"{file}: {test._testMethodName.removeprefix('test_')}".replace("_", " ")
+
+
+def broken(test):
+    """Whether it stands for a file that could not be read."""
+    return type(test).__name__ == "_FailedTest"
 
 
 def tests_in(suite):
@@ -94,11 +110,16 @@ def main():
         os.environ.setdefault("BED_PRIVATE", "/nonexistent")
 
     wanted = os.environ.get("TESTS", "").replace("_", " ")
-    found = unittest.defaultTestLoader.discover(str(suite), arguments.files)
-    chosen = [test for test in tests_in(found) if wanted in sentence(test)]
+    found = list(tests_in(unittest.defaultTestLoader.discover(str(suite), arguments.files)))
+    if not found:
+        print(f"{suite.name}: no test in {arguments.files}", file=sys.stderr)
+        return 1
+    called = sentences(found)
+    # A file that cannot be read stands for its tests, whatever they are called.
+    chosen = [test for test in found if wanted in called[test] or broken(test)]
     if arguments.any:
-        return 0 if chosen else 1
-    result = OneLineEach()
+        return 0 if chosen else NOTHING
+    result = OneLineEach(called)
     began = time.monotonic()
     if arguments.without_root:
         for test in chosen:
