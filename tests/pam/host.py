@@ -27,10 +27,12 @@ class Host:
         self.address = address
         etc = Path(os.environ["TMPDIR"]) / f"etc-of-{name}"
         shutil.copytree("/etc", etc, symlinks=True)
-        self._outside = subprocess.Popen(["unshare", *OWN, "/bin/bash", HERE / "host.sh", name, etc],
-                                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        said = Path(os.environ["TMPDIR"]) / f"{name}.out"
+        with open(said, "wb") as errors:
+            self._outside = subprocess.Popen(["unshare", *OWN, "/bin/bash", HERE / "host.sh", name, etc],
+                                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True)
         if self._outside.stdout.readline() != "ready\n":
-            raise AssertionError(f"the host {name} did not start")
+            raise AssertionError(f"the host {name} did not start:\n{said.read_text(errors='replace')}")
         self.pid, = bed.children(self._outside.pid)
         self._wire(bed_address)
 
