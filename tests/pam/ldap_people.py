@@ -7,6 +7,7 @@ import unittest
 
 import slapd
 from backend import EXPIRED, LOCAL, LOGIN, WRONG, BackEnd
+from guesses import Guesses
 from slapd import password_of
 
 
@@ -38,8 +39,9 @@ class LdapPeople(BackEnd):
     def test_an_account_that_the_directory_locks_for_its_failures_is_refused_like_a_wrong_password(self):
         self.sends("ldapguessed", password_of("ldapguessed"))
 
-        for _ in range(slapd.MAX_FAILURES):
-            self.refused("ldapguessed", "not it")
+        for number in range(slapd.MAX_FAILURES):
+            self.refused("ldapguessed", f"guess {number}")
+        self.assertEqual(self.directory.failures("ldapguessed"), (slapd.MAX_FAILURES, True))
 
         self.refused("ldapguessed", password_of("ldapguessed"), WRONG, verdict="reject", phase="auth", code=7)
 
@@ -91,3 +93,24 @@ class LdapPeople(BackEnd):
         self.daemon.stop()
         slapd.publish(authority)
         self.daemon.start(wait=False)
+
+
+class LdapGuesses(Guesses):
+    """Beside `BackEnd`, with the settings that docs/pam.md wants for a directory that locks."""
+
+    auth = {"account_failures": slapd.MAX_FAILURES - 1, "account_window": f"{slapd.COUNT_INTERVAL}s"}
+    threshold = slapd.MAX_FAILURES
+    directory = None
+
+    @classmethod
+    def setUpClass(cls):
+        cls.accounts = (name for name in slapd.PEOPLE if name.startswith("ldapwindow"))
+        super().setUpClass()
+
+    def nobody_guessed_at(self):
+        account = next(self.accounts, None)
+        self.assertIsNotNone(account, "more tests guess than slapd.PEOPLE has accounts for them")
+        return account, password_of(account)
+
+    def state(self, account):
+        return self.directory.failures(account)

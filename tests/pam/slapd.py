@@ -4,6 +4,7 @@ It serves StartTLS on port 389 and TLS on port 636, takes no password in the cle
 """
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -19,7 +20,8 @@ CA = Path("/etc/ssl/certs/example-ca.pem")
 DATA = Path("/var/lib/ldap")
 CONFIG = Path("/etc/ldap/slapd.conf")
 FIRST_UID = 20001
-MAX_FAILURES = 3
+MAX_FAILURES = 3  # until the directory locks an account
+COUNT_INTERVAL = 1800  # seconds that it counts one, in the policy "window"; in "guessed" it never forgets
 
 # What is said of each beside name, number and password.
 PEOPLE = {
@@ -32,6 +34,7 @@ PEOPLE = {
     "ldapreset": "pwdReset: TRUE\n",
     "ldapstale": f"pwdChangedTime: 20200101000000Z\npwdPolicySubentry: cn=short,ou=policies,{BASE}\n",
     "ldapguessed": f"pwdPolicySubentry: cn=guessed,ou=policies,{BASE}\n",
+    **{f"ldapwindow{number}": f"pwdPolicySubentry: cn=window,ou=policies,{BASE}\n" for number in range(1, 4)},
 }
 
 CONFIGURATION = f"""\
@@ -104,6 +107,15 @@ cn: guessed
 pwdAttribute: userPassword
 pwdLockout: TRUE
 pwdMaxFailure: {MAX_FAILURES}
+
+dn: cn=window,ou=policies,{BASE}
+objectClass: pwdPolicy
+objectClass: organizationalRole
+cn: window
+pwdAttribute: userPassword
+pwdLockout: TRUE
+pwdMaxFailure: {MAX_FAILURES}
+pwdFailureCountInterval: {COUNT_INTERVAL}
 """
 
 
@@ -148,6 +160,14 @@ class Directory:
         self._give_away(*DATA.iterdir())
         self.server = Daemon("slapd", "-d", "0", "-u", "openldap", "-g", "openldap", "-h", "ldap:/// ldaps:///", "-f", CONFIG,
                              ready=lambda: bed.listens(389) and bed.listens(636))
+
+    @staticmethod
+    def failures(name):
+        """How many wrong passwords the directory has counted, and whether it has locked the account."""
+        found = run("slapcat", "-f", CONFIG, "-a", f"(uid={name})")
+        if f"uid: {name}\n" not in found:
+            raise AssertionError(f"the directory has no {name}")
+        return len(re.findall("(?m)^pwdFailureTime:", found)), "pwdAccountLockedTime:" in found
 
     @staticmethod
     def _give_away(*paths):

@@ -2,7 +2,7 @@
 
 import guests
 import ldap_people
-from backend import MUST_CHANGE, WRONG
+from backend import MUST_CHANGE, WRONG, BackEnd
 from nslcd import nslcd
 from slapd import password_of
 
@@ -52,3 +52,12 @@ class Guests(guests.Guests):
 
         self.sends_again("ldapok", password_of("ldapok"), within=20)
         self.sends("first.guest", "guest password", account=guests.ACCOUNT)
+
+
+class Guessed(ldap_people.LdapGuesses, BackEnd):
+    recipe = "ldap-nslcd"
+
+    @classmethod
+    def setUpClass(cls):
+        cls.directory = DIRECTORY
+        super().setUpClass()

@@ -2,7 +2,7 @@
 
 import bed
 import ldap_people
-from backend import MUST_CHANGE, WRONG
+from backend import MUST_CHANGE, WRONG, BackEnd
 from slapd import password_of
 from sssd import remembers, sssd
 
@@ -44,3 +44,12 @@ class Sssd(ldap_people.LdapPeople):
         self.directory.server.start()
 
         self.sends_again("ldapunseen", password_of("ldapunseen"), self.back_within)
+
+
+class Guessed(ldap_people.LdapGuesses, BackEnd):
+    recipe = "ldap-sssd"
+
+    @classmethod
+    def setUpClass(cls):
+        cls.directory = DIRECTORY
+        super().setUpClass()
