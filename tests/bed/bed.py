@@ -99,6 +99,14 @@ def children(pid):
         return []
 
 
+def family(pid):
+    """A process, its children, theirs and so on."""
+    found = [pid]
+    for one in found:
+        found.extend(children(one))
+    return found
+
+
 def command_line(pid):
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")

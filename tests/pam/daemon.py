@@ -67,10 +67,7 @@ class Daemon:
         self._send(signal.SIGCONT, self._family())
 
     def _family(self):
-        family = [self.process.pid]
-        for pid in family:
-            family.extend(bed.children(pid))
-        return family
+        return bed.family(self.process.pid)
 
     @staticmethod
     def _send(how, pids):

@@ -6,6 +6,7 @@ Invariant: one for all tests of a bed. Who changes somebody in it puts him back,
 import base64
 import re
 import subprocess
+from contextlib import contextmanager
 
 import bed
 from host import Host
@@ -14,6 +15,7 @@ from once import once
 REALM, DOMAIN, WORKGROUP = "AD.EXAMPLE.ORG", "ad.example.org", "EXAMPLE"
 ADMINISTRATOR = "Administrator%Adm1n-Secret"
 CONTROLLER, MEMBER = "10.9.0.1", "10.9.0.2"
+PORTS = (53, 88, 389, 445)
 DIRECTORY = "/var/lib/samba/private/sam.ldb"
 PEOPLE_AT = "CN=Users,DC=ad,DC=example,DC=org"
 
@@ -73,8 +75,19 @@ class Domain:
 
     def _serve(self):
         self.host.run("samba", "--daemon")
-        for port in (53, 88, 389, 445):
+        for port in PORTS:
             bed.wait_for(f"the domain controller listens on {port}", lambda: bed.listens(port, CONTROLLER), 60, 0.1)
+
+    @contextmanager
+    def refuses(self):
+        """The controller's programs have ended; its host is there and refuses connections."""
+        self.host.end_programs()
+        try:
+            if any(bed.listens(port, CONTROLLER) for port in PORTS):
+                raise AssertionError("the domain controller still listens")
+            yield
+        finally:
+            self._serve()
 
     def tool(self, *words):
         return self.host.run("samba-tool", *words)

@@ -75,6 +75,19 @@ class Host:
             for pid in stopped:
                 os.kill(pid, signal.SIGCONT)
 
+    def end_programs(self):
+        """Asks them, and then tells them; the host itself stays, and its kernel refuses connections."""
+        for how, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, 10)):
+            ending = self._programs()
+            for pid in ending:
+                os.kill(pid, how)
+            try:
+                bed.wait_for(f"the programs of {self.address} have ended", lambda: not any(map(bed.running, ending)), patience, 0.1)
+                return
+            except AssertionError:
+                if how == signal.SIGKILL:
+                    raise
+
     def _expect_silence(self):
         try:
             socket.create_connection((self.address, 9), timeout=0.5).close()
@@ -86,7 +99,4 @@ class Host:
 
     def _programs(self):
         """All that runs there but its first process."""
-        family = [self.pid]
-        for pid in family:
-            family.extend(bed.children(pid))
-        return family[1:]
+        return bed.family(self.pid)[1:]

@@ -82,6 +82,9 @@ class LdapPeople(BackEnd):
 
         self.sends_again("ldapok", password_of("ldapok"), self.back_within)
 
+    def test_a_client_daemon_that_hangs_costs_its_own_logins_and_nobody_else_s(self):
+        self.outlasts_a_hang("ldapok", password_of("ldapok"), self.daemon, self.back_within)
+
     def test_a_server_with_a_certificate_of_a_stranger_is_not_asked(self):
         self.restarts_with(slapd.stranger_authority())
         self.addCleanup(lambda: self.restarts_with(slapd.AUTHORITY) or self.sends_again("ldapok", password_of("ldapok"), self.back_within))

@@ -37,6 +37,9 @@ class Outages:
     def test_a_controller_that_hangs_is_a_temporary_failure_and_then_it_serves_again(self):
         self.outage(self.domain.host.suspended())
 
+    def test_a_controller_that_has_ended_is_a_temporary_failure_and_then_it_serves_again(self):
+        self.outage(self.domain.refuses())
+
     def outage(self, trouble, **line):
         """Before it, through it and after it; nothing of pamrelay is started anew. `line` is what the helper says of it."""
         alice, unseen = self.somebody("alice"), self.somebody("unseen")

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import backend
 import bed
 import mariadb
-from backend import EXPIRED, LOGIN, SLACK, WRONG, BackEnd, person, run
+from backend import EXPIRED, LOCAL, LOGIN, SLACK, WRONG, BackEnd, person, run
 
 USERDB = Path("/etc/smtp-users.db")
 PWDFILE = Path("/etc/smtp.passwd")
+UNIX_PORT = bed.STARTTLS + 1
 
 
 class Mysql(BackEnd):
@@ -17,7 +19,13 @@ class Mysql(BackEnd):
     def setUpClass(cls):
         cls.server = mariadb.table()
         cls.addClassCleanup(cls.server.stop)
+        backend.install("passwd", "smtp-unix")
         super().setUpClass()
+
+    @classmethod
+    def listen(cls):
+        """One listener more, for people who are in no table."""
+        return [*super().listen(), {"name": "unix", "address": f"127.0.0.1:{UNIX_PORT}", "tls": "starttls", "service": "smtp-unix"}]
 
     def test_the_right_password_sends(self):
         self.sends("sqlok", mariadb.password_of("sqlok"))
@@ -50,12 +58,12 @@ class Mysql(BackEnd):
 
         self.sends_again("sqlok", mariadb.password_of("sqlok"), within=5)
 
-    def test_a_database_that_hangs_is_answered_for_by_the_deadline_and_works_when_it_is_back(self):
+    def test_a_database_that_hangs_costs_its_own_logins_and_nobody_else_s_and_works_when_it_is_back(self):
         self.server.suspend()
         self.addCleanup(self.server.resume)
 
-        with self.hanging("sqlok", mariadb.password_of("sqlok")):
-            pass
+        with self.hanging("sqlok", mariadb.password_of("sqlok"), count=12):  # more than there are workers
+            self.sends(*LOCAL, port=UNIX_PORT, within=2)
         self.unavailable("sqlok", mariadb.password_of("sqlok"), phase="worker", reason="deadline")
         self.server.resume()
 

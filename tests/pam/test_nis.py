@@ -67,6 +67,16 @@ class ShadowMaps(BackEnd):
     def test_a_server_that_hangs_costs_its_own_logins_and_nobody_else_s(self):
         self.outlasts_a_hang("nisok", password_of("nisok"), NIS.server, back_within=10)
 
+    def test_a_ypbind_that_hangs_is_not_missed(self):
+        self.addCleanup(NIS.client.resume)
+
+        NIS.client.suspend()
+
+        # Where the server is stands in /var/yp/binding, and that is asked.
+        self.sends("nisok", password_of("nisok"), within=2)
+        self.refused("nisok", "not it", verdict="reject", phase="auth", code=7)
+        self.sends(*LOCAL, within=2)
+
 
 class WithoutLowPorts(BackEnd):
     recipe = "nis"
