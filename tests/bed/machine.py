@@ -130,6 +130,10 @@ class Machine:
         """A file there, from here."""
         return Path(f"/proc/{self.leader}/root") / str(name).lstrip("/")
 
+    def commands(self):
+        """The command of everything that runs there."""
+        return "\n".join(" ".join(bed.command_line(pid)) for pid in bed.family(self.leader))
+
     # The network.
 
     @contextlib.contextmanager
