@@ -9,21 +9,20 @@
 //! Invariant: a verdict is written to the connection that its question came from and to no other, and only
 //! a worker's whole report makes an *accept*.
 
-use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
-use nix::sys::socket::{MsgFlags, send};
 use nix::unistd::Uid;
 use pamrelay_authwire::{Cause, Order, Outcome, Phase, Question, QuestionFrame, Reason, Verdict};
 
 use crate::asker::{self, Arrived, Asker, Dropped};
 use crate::check;
+use crate::departures::{self, Departures};
 use crate::drops::Drops;
 use crate::job::News;
 use crate::ledger::Ledger;
@@ -42,8 +41,6 @@ use crate::workshop::{NoWorker, Source, Workshop};
 const MOST_ASKERS: usize = 64;
 /// One part in so many workers is for the strangers of one network.
 const SHARE_OF_NETWORK: usize = 4;
-/// Refusals that wait for their time.
-const MOST_DEPARTURES: usize = 512;
 /// How long an idle listener sleeps at most: the ticket keys may be due.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// After an accept that failed for want of something (descriptors).
@@ -59,8 +56,7 @@ pub(crate) struct Listener {
     pub(crate) askers: Vec<Asker>,
     pub(crate) waiting: Waiting,
     pub(crate) running: Vec<(u64, Pending)>,
-    /// Refusals that are decided and wait for their time, at most [`MOST_DEPARTURES`].
-    pub(crate) departures: VecDeque<Departure>,
+    pub(crate) departures: Departures,
     pub(crate) tempo: Tempo,
     pub(crate) ledger: Ledger,
     /// Workers that had to be killed, and those that ended without an answer.
@@ -71,13 +67,6 @@ pub(crate) struct Listener {
     pub(crate) drops: Drops,
     /// SIGTERM and SIGINT, without blocking.
     pub(crate) signals: SignalFd,
-}
-
-/// A refusal on its way out.
-pub(crate) struct Departure {
-    leaves: Instant,
-    stream: UnixStream,
-    frame: Vec<u8>,
 }
 
 /// Workers without an answer, since the start.
@@ -181,7 +170,7 @@ impl Listener {
     fn patience(&self, now: Instant) -> PollTimeout {
         let askers = self.askers.iter().map(|asker| asker.since + asker::PATIENCE);
         let waiting = self.waiting.iter().map(|pending| pending.latest_start(&self.settings));
-        let departures = self.departures.iter().map(|departure| departure.leaves);
+        let departures = self.departures.times();
         let next = askers.chain(waiting).chain(departures).chain(self.workshop.next_deadline(now)).chain(self.accept_again);
         let next = next.filter(|time| *time > now).min();
         let wait = next.map_or(LONGEST_SLEEP, |next| next.saturating_duration_since(now)).min(LONGEST_SLEEP);
@@ -269,19 +258,13 @@ impl Listener {
 
     fn obey(&mut self, stream: &UnixStream, order: Order, now: Instant) {
         if let Some(statement) = self.statement(order, now).encode() {
-            answer(stream, &statement);
+            departures::answer(stream, &statement);
         }
     }
 
     /// Drops peers that dawdle, answers questions that waited too long, and lets go what was held.
     fn expire(&mut self, now: Instant) {
-        self.departures.retain(|departure| {
-            let stays = departure.leaves > now;
-            if !stays {
-                answer(&departure.stream, &departure.frame);
-            }
-            stays
-        });
+        self.departures.leave(now);
         self.askers.retain(|asker| {
             let slow = asker.is_slow(now);
             if slow {
@@ -408,17 +391,7 @@ impl Listener {
         }
         self.ledger.enter(pending.told(&outcome, text, now));
         if let Some(frame) = (Verdict { id: pending.id, outcome }).encode() {
-            if leaves > now {
-                self.departures.push_back(Departure { leaves, stream: pending.stream, frame });
-                // Beyond this the first to come leaves early: each has a descriptor.
-                if self.departures.len() > MOST_DEPARTURES
-                    && let Some(early) = self.departures.pop_front()
-                {
-                    answer(&early.stream, &early.frame);
-                }
-            } else {
-                answer(&pending.stream, &frame);
-            }
+            self.departures.take(pending.stream, frame, leaves, now);
         }
     }
 
@@ -433,9 +406,4 @@ impl Listener {
             Err(error) => Line::event(Level::Error, "tickets").with("state", "not-rotated").text("text", error.to_string()).write(),
         }
     }
-}
-
-/// A fresh socket has room for it; a peer that is gone does not need it.
-fn answer(stream: &UnixStream, frame: &[u8]) {
-    let _ = send(stream.as_raw_fd(), frame, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
 }

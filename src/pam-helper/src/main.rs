@@ -15,6 +15,7 @@ mod asker;
 mod brood;
 mod check;
 mod control;
+mod departures;
 mod drops;
 mod harden;
 mod job;
@@ -45,7 +46,6 @@ mod window;
 mod worker;
 mod workshop;
 
-use std::collections::VecDeque;
 use std::fmt::Display;
 use std::io;
 use std::process::ExitCode;
@@ -55,6 +55,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Group, User, geteuid};
 
+use crate::departures::Departures;
 use crate::drops::Drops;
 use crate::ledger::Ledger;
 use crate::limits::Limits;
@@ -197,7 +198,7 @@ fn listen() -> Result<(), Refusal> {
         settings,
         askers: Vec::new(),
         running: Vec::new(),
-        departures: VecDeque::new(),
+        departures: Departures::default(),
         tempo: Tempo::default(),
         ledger: Ledger::default(),
         losses: Losses::default(),

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use pamrelay_authwire::{MAX_GROUPS, MAX_LISTENER, MAX_NAME, NameRule};
 
-use crate::limits::MOST_FAILURES;
 use crate::rules::{Guests, Rules};
+use crate::window::MOST_FAILURES;
 
 /// Name (behind `PAMRELAY_`), default, meaning.
 const TABLE: &[(&str, &str, &str)] = &[

@@ -1,0 +1,73 @@
+//! Under which places of the tables a question counts: keyed hashes of whom it is about, where it comes from and what it says.
+//!
+//! Invariant: without the secret, which ends with the process, nothing can be read back from them.
+
+use std::net::IpAddr;
+
+use hmac_sha256::HMAC;
+
+use crate::check;
+use crate::table::Key;
+
+/// What a question counts against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Keys {
+    /// The account, however it was written.
+    pub(super) account: Key,
+    /// An IPv4 address or an IPv6 /64.
+    pub(super) network: Key,
+    /// Both together, for this very name and service: a guest of the same name in another realm is somebody else.
+    pub(super) pair: Key,
+    /// The account and the password.
+    pub(super) password: Key,
+}
+
+impl Keys {
+    pub(crate) fn is_of_network_of(&self, other: &Self) -> bool {
+        self.network == other.network
+    }
+}
+
+/// Hashes with a secret of its own.
+pub(super) struct Hasher([u8; 32]);
+
+impl Hasher {
+    pub(super) fn new(secret: [u8; 32]) -> Self {
+        Self(secret)
+    }
+
+    /// The places of a question to `service` about `user` with `password` from `peer`.
+    pub(super) fn question(&self, service: &str, user: &[u8], password: &[u8], peer: IpAddr) -> Keys {
+        let (account, name) = (check::account(user).into_bytes(), check::spelling(user).into_bytes());
+        let account_key = self.key(b"account", &[&account]);
+        Keys {
+            account: account_key,
+            network: self.network(peer),
+            pair: self.key(b"pair", &[&network(peer), b"\0", service.as_bytes(), b"\0", &name]).beside(account_key),
+            password: self.key(b"password", &[&account, b"\0", password]),
+        }
+    }
+
+    pub(super) fn account(&self, user: &str) -> Key {
+        self.key(b"account", &[check::account(user.as_bytes()).as_bytes()])
+    }
+
+    pub(super) fn network(&self, peer: IpAddr) -> Key {
+        self.key(b"network", &[&network(peer)])
+    }
+
+    fn key(&self, kind: &[u8], parts: &[&[u8]]) -> Key {
+        let mut hash = HMAC::new(self.0);
+        hash.update(kind);
+        parts.iter().for_each(|part| hash.update(part));
+        Key::from_hash(&hash.finalize())
+    }
+}
+
+/// The octets that one host can hardly change: an IPv4 address, or an IPv6 /64.
+pub(crate) fn network(peer: IpAddr) -> Vec<u8> {
+    match peer.to_canonical() {
+        IpAddr::V4(four) => four.octets().to_vec(),
+        IpAddr::V6(six) => six.octets().into_iter().take(8).collect(), // never the same as four
+    }
+}
