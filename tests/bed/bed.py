@@ -114,6 +114,16 @@ def command_line(pid):
         return []
 
 
+def status(pid):
+    """What the kernel says of a process, by its names for it."""
+    return dict(re.findall(r"(?m)^(\w+):\t *(.*)$", Path(f"/proc/{pid}/status").read_text()))
+
+
+def kilobytes(pid, name):
+    """A number of kB in there, such as VmRSS."""
+    return int(status(pid)[name].split()[0])
+
+
 def role_of(pid):
     words = command_line(pid)
     if words and words[0].endswith("pamrelay-auth"):

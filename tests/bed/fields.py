@@ -1,4 +1,4 @@
-"""One line of pamrelay's log as a dict of its fields."""
+"""Lines of pamrelay's log as dicts of their fields, and those about logins among them."""
 
 import re
 
@@ -10,6 +10,12 @@ _LETTERS = {"n": "\n", "r": "\r", "t": "\t", "0": "\0"}
 def fields(line):
     """`event=login user="a\\"b" ms=3` is {"event": "login", "user": 'a"b', "ms": "3"}."""
     return {name: _plain(quoted) if bare is None else bare for name, quoted, bare in _found(line)}
+
+
+def logins(log, user=None):
+    """The helper's lines about logins in a log: of everybody, or those in which this name was typed."""
+    found = [line for line in map(fields, log.splitlines()) if line.get("event") == "login" and line.get("role") == "auth"]
+    return [line for line in found if user is None or line.get("user") == user]
 
 
 def _found(line):

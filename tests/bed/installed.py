@@ -10,14 +10,14 @@ import time
 from pathlib import Path
 
 import bed
-from fields import fields
+from fields import logins
 from machine import SOURCE, Machine
+from people import CHEAP, YESCRYPT, person
 
 SUBMISSION, SUBMISSIONS = 587, 465
 UNITS = ("pamrelay", *(f"pamrelay-{role}" for role in bed.ROLES))
-YESCRYPT, SHA512 = ("-c", "YESCRYPT"), ("-c", "SHA512", "-s", "1000")
 GONE, AGED = ("gone", "gone password"), ("aged", "aged password")
-PEOPLE = {bed.ADA: YESCRYPT, bed.QUICK: SHA512, GONE: SHA512, AGED: SHA512}
+PEOPLE = {bed.ADA: [YESCRYPT], bed.QUICK: [CHEAP], GONE: [CHEAP, "-E", "2020-01-01"], AGED: [CHEAP, "-d", "0"]}  # hash and age of each
 
 
 def settings(**changes):
@@ -43,11 +43,8 @@ class Installed(Machine):
         if not bed.CERTS.exists():
             bed.make_pki()
         self.take_certificates()
-        for (name, password), method in PEOPLE.items():
-            self.run("useradd", "--no-log-init", "--create-home", "--shell", "/bin/sh", name)
-            self.run("chpasswd", *method, input=f"{name}:{password}\n")
-        self.run("chage", "-E", "2020-01-01", "gone")
-        self.run("chage", "-d", "0", "aged")
+        for (name, password), (hash, *age) in PEOPLE.items():
+            person(name, password, *age, hash=hash, home=("--create-home",), run=self.run)
         self.configure()
         checks, starts, _ = readme_commands(4)
         self.shell(f"{checks}\n{starts}")
@@ -105,7 +102,7 @@ class Installed(Machine):
 
     def logins(self, user):
         """The helper's lines about this user's logins, each as a dict."""
-        return [line for line in map(fields, self.log().splitlines()) if line.get("event") == "login" and line.get("user") == user]
+        return logins(self.log(), user)
 
     def client(self, who=None, port=SUBMISSION):
         """A mail client that has TLS, and has logged in if `who` is given."""

@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import bed
-from fields import fields
+from fields import logins
 
 RECIPES = bed.ROOT / "pam.d/recipes"
 DAEMONS = bed.ROOT / "pam.d/etc"  # configuration of what stands behind the modules
 DEADLINE = 3  # seconds, of one question to PAM
 SLACK = 3  # seconds that a busy machine may add
+WITHOUT_SHADOW = ("winbind",)  # sources of accounts that have no shadow lines
 LOCAL = bed.QUICK  # somebody of /etc/passwd, with a cheap hash
 
 PLAIN, LOGIN = "PLAIN", "LOGIN"
@@ -54,9 +55,13 @@ def configure(file, place=None, mode=0o644):
 
 
 def name_service(source):
-    """Accounts come from the files and then from `source`."""
+    """Accounts come from the files and then from `source`, in the lines that docs/pam.md names."""
+    def line(match):
+        asked = match[1] != "shadow" or source not in WITHOUT_SHADOW
+        return f"{match[1]}: files {source if asked else ''}".rstrip()
+
     path = Path("/etc/nsswitch.conf")
-    path.write_text(re.sub(r"(?m)^(passwd|group|shadow):.*", rf"\1: files {source}", path.read_text()))
+    path.write_text(re.sub(r"(?m)^(passwd|group|shadow):.*", line, path.read_text()))
 
 
 def groups_end_with_the_files(source):
@@ -65,30 +70,21 @@ def groups_end_with_the_files(source):
         names.write(f"initgroups: files [SUCCESS=return] {source}\n")
 
 
-def system_user(name, *groups):
-    """A user as a package's installation makes one."""
-    if subprocess.run(["id", name], capture_output=True).returncode:
-        subprocess.run(["useradd", "--system", "--user-group", "--no-log-init", "--no-create-home", "--home-dir", "/nonexistent",
-                        "--shell", "/usr/sbin/nologin", name], check=True)
-    for group in groups:
-        subprocess.run(["usermod", "--append", "--groups", group, name], check=True)
-
-
-def person(name, password, *options, hash="SHA512"):
-    """Somebody of /etc/passwd; `options` are for chage. No password: the account has none that could be right."""
-    subprocess.run(["useradd", "--no-log-init", "--no-create-home", "--home-dir", "/nonexistent", "--shell", "/bin/sh", name], check=True)
-    if password is not None:
-        run("chpasswd", "--crypt-method", hash, input=f"{name}:{password}\n")
-    if options:
-        run("chage", *options, name)
-
-
 def run(*words, **more):
     """Runs a program to its end, which must be a good one, and gives back what it printed."""
     done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=120, **more)
     if done.returncode:
         raise AssertionError(f"{' '.join(map(str, words))}: {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
+
+
+def succeeds(*words):
+    return subprocess.run(words, capture_output=True).returncode == 0
+
+
+def finds(name):
+    """Whether the name service knows this person."""
+    return succeeds("getent", "passwd", name)
 
 
 class BackEnd(unittest.TestCase):
@@ -220,8 +216,4 @@ def login_line(relay, asked):
     with open(relay.log_path, "rb") as log:
         log.seek(asked.log_position)
         text = log.read().decode(errors="replace")
-    for line in text.splitlines():
-        found = fields(line)
-        if found.get("event") == "login" and found.get("role") == "auth" and found.get("user") == asked.user:
-            return found
-    return None
+    return next(iter(logins(text, asked.user)), None)

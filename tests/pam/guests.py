@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import bed
-from backend import BackEnd, install, person, run
+from backend import BackEnd, install, run
+from people import person
 
 ACCOUNT = "mailguest"
 FILE = Path("/etc/pamrelay/guests")

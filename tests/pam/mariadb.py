@@ -1,12 +1,11 @@
 """MariaDB with the one table that /etc/pam-mysql.conf names."""
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import backend
-import bed
 from daemon import Daemon
+from people import person, system_user
 
 DATA = Path("/var/lib/mysql")
 SOCKET = "/run/mysqld/mysqld.sock"
@@ -25,7 +24,7 @@ def hashed(name):
 
 def table():
     """The server, started, with everybody in it; each also has a Unix account, without a password."""
-    backend.system_user("mysql")
+    system_user("mysql")
     for directory in (DATA, Path("/run/mysqld")):
         directory.mkdir(exist_ok=True)
         shutil.chown(directory, "mysql", "mysql")
@@ -37,7 +36,7 @@ def table():
         sql(f"insert into mail.users values ('{name}', '{lock}{hashed(name)}', {status})")
     backend.configure("pam-mysql.conf", mode=0o600)
     for name in PEOPLE:
-        backend.person(name, None)
+        person(name, None)
     return server
 
 
@@ -46,4 +45,4 @@ def sql(statements):
 
 
 def answers():
-    return subprocess.run(["mariadb", "--no-defaults", f"--socket={SOCKET}", "--execute=select 1"], capture_output=True).returncode == 0
+    return backend.succeeds("mariadb", "--no-defaults", f"--socket={SOCKET}", "--execute=select 1")

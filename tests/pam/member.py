@@ -1,10 +1,9 @@
 """The bed as a member of the domain: the configuration that docs/pam.md prints, a join, and the daemons that ask the directory."""
 
-import subprocess
 from pathlib import Path
 
 import sssd as sssd_daemon
-from backend import configure, run
+from backend import configure, run, succeeds
 from daemon import Daemon
 from domain import ADMINISTRATOR, CONTROLLER, DOMAIN, MEMBER, domain
 from once import once
@@ -46,4 +45,4 @@ def tickets():
 
 
 def reaches_the_domain():
-    return subprocess.run(["wbinfo", "--ping-dc"], capture_output=True).returncode == 0
+    return succeeds("wbinfo", "--ping-dc")

@@ -4,12 +4,12 @@ Two kinds of maps: hashes in a shadow map, which ypserv shows only to ports belo
 """
 
 import socket
-import subprocess
 from pathlib import Path
 
 import bed
-from backend import name_service, run, system_user
+from backend import finds, name_service, run, succeeds
 from daemon import Daemon
+from people import system_user
 
 DOMAIN = "example.nis"
 HOST = "nis.example.org"
@@ -49,15 +49,15 @@ class Nis:
         Path("/etc/ypserv.securenets").write_text("host 127.0.0.1\n")
         Path("/etc/yp.conf").write_text(f"domain {DOMAIN} server 127.0.0.1\n")
         self._make_maps()
-        self.portmapper = Daemon("rpcbind", "-f", "-w", ready=lambda: quiet("rpcinfo", "-p"))
-        self.server = Daemon("ypserv", "-f", ready=lambda: quiet("rpcinfo", "-u", "127.0.0.1", "ypserv"))
-        self.client = Daemon("ypbind", "-foreground", ready=lambda: quiet("ypwhich"))
+        self.portmapper = Daemon("rpcbind", "-f", "-w", ready=lambda: succeeds("rpcinfo", "-p"))
+        self.server = Daemon("ypserv", "-f", ready=lambda: succeeds("rpcinfo", "-u", "127.0.0.1", "ypserv"))
+        self.client = Daemon("ypbind", "-foreground", ready=lambda: succeeds("ypwhich"))
 
     def start(self):
         for daemon in (self.portmapper, self.server, self.client):
             daemon.start()
         name_service("nis")
-        bed.wait_for("the name service knows nisok", lambda: quiet("getent", "passwd", "nisok"))
+        bed.wait_for("the name service knows nisok", lambda: finds("nisok"))
         return self
 
     def stop(self):
@@ -83,7 +83,3 @@ class Nis:
 def make_map(name, entries, *options):
     text = "".join(f"{key} {value}\n" for key, value in entries.items())
     run("/usr/lib/yp/makedbm", *options, "-m", HOST, "-d", DOMAIN, "-", MAPS / name, input=text)
-
-
-def quiet(*words):
-    return subprocess.run(words, capture_output=True).returncode == 0

@@ -9,8 +9,9 @@ import shutil
 from pathlib import Path
 
 import bed
-from backend import run, system_user
+from backend import run
 from daemon import Daemon
+from people import system_user
 
 HOST = "ldap.example.org"
 BASE = "dc=example,dc=org"

@@ -5,6 +5,7 @@ from backend import DEADLINE, LOCAL, BackEnd
 from domain import REALM, password_of
 from member import join, tickets
 from outage import RECOVERY, Outages
+from people import person
 
 HERE_TOO = ("alice", "disabled", "expired", "mustchange", "locked", "unseen")
 
@@ -17,7 +18,7 @@ class Krb5(BackEnd, Outages):
         cls.domain = join()
         backend.name_service("")
         for name in HERE_TOO:
-            backend.person(name, None)
+            person(name, None)
             cls.addClassCleanup(backend.run, "userdel", name)
         super().setUpClass()
 

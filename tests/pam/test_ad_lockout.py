@@ -5,6 +5,7 @@ from backend import BackEnd
 from domain import DOMAIN, LOCKOUT, PEOPLE, REALM, guessed, password_of
 from guesses import Guesses
 from member import join, sssd, winbind
+from people import person
 
 WITH_DOMAIN = (r"EXAMPLE\{}", r"example\{}", rf"{REALM}\{{}}", f"{{}}@{REALM}", f"{{}}@{DOMAIN}")
 
@@ -61,5 +62,5 @@ class ByKrb5(AtDomain, BackEnd):
     def stand_behind(cls):
         backend.name_service("")
         for name in filter(lambda name: name.startswith("guessed"), PEOPLE):
-            backend.person(name, None)
+            person(name, None)
             cls.addClassCleanup(backend.run, "userdel", name)

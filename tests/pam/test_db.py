@@ -5,7 +5,8 @@ from pathlib import Path
 import backend
 import bed
 import mariadb
-from backend import EXPIRED, LOCAL, LOGIN, SLACK, WRONG, BackEnd, person, run
+from backend import EXPIRED, LOCAL, LOGIN, SLACK, WRONG, BackEnd, run
+from people import person
 
 USERDB = Path("/etc/smtp-users.db")
 PWDFILE = Path("/etc/smtp.passwd")

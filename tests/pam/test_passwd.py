@@ -5,7 +5,8 @@ from pathlib import Path
 
 import bed
 import otherprogram
-from backend import EXPIRED, LOGIN, MUST_CHANGE, NOT_PERMITTED, WRONG, BackEnd, configure, person, run
+from backend import EXPIRED, LOGIN, MUST_CHANGE, NOT_PERMITTED, WRONG, BackEnd, configure, run
+from people import person
 
 FAILLOCK = Path("/etc/security/faillock-smtp.conf")
 LONG_AGO = "2020-01-01"

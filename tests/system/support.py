@@ -1,11 +1,9 @@
 """What most system tests share: one relay and one sink for a class of tests, or one of each for a test of its own."""
 
 import itertools
-import subprocess
 import unittest
 
 import bed
-from fields import fields
 from installed import Installed
 from sink import Sink
 
@@ -70,17 +68,3 @@ class WithMachine(unittest.TestCase):
         """For this test alone."""
         self.machine.reload(**changes)
         self.addCleanup(self.machine.reload)
-
-
-def person(name, password, *, locked=False):
-    """One more account of the bed, with a cheap hash. The password is octets."""
-    if subprocess.run(["id", name], capture_output=True).returncode != 0:
-        subprocess.run(["useradd", "--no-log-init", "--no-create-home", "--home-dir", "/nonexistent", name], check=True)
-    subprocess.run(["chpasswd", "-c", "SHA512", "-s", "1000"], input=name.encode() + b":" + password + b"\n", check=True)
-    if locked:
-        subprocess.run(["usermod", "--lock", name], check=True)
-
-
-def logins(log):
-    """The helper's lines about logins, each as a dict."""
-    return [line for line in map(fields, log.splitlines()) if line.get("event") == "login" and line.get("role") == "auth"]

@@ -5,6 +5,7 @@ import re
 import signal
 
 import bed
+from fields import logins
 from support import OwnRelay, WithRelay
 
 
@@ -15,10 +16,6 @@ def answer_to(user, password, source=None, port=bed.STARTTLS):
         return client.reply()
 
 
-def login_lines(relay, user):
-    return [line for line in relay.log().splitlines() if "event=login" in line and re.search(rf'user="?{re.escape(user)}"? ', line)]
-
-
 class Explain(WithRelay):
     settings = {"auth": {"names": ["strip-realm=relay.test"], "failure_floor": "10ms"},
                 "listen": [{"name": "submission", "address": f"127.0.0.1:{bed.STARTTLS}", "tls": "starttls"},
@@ -27,12 +24,13 @@ class Explain(WithRelay):
     def test_every_refused_login_leaves_one_line_that_says_all(self):
         answer_to("gone@relay.test", "gone password")
 
-        lines = bed.wait_for("a line", lambda: login_lines(self.relay, "gone@relay.test"))
+        lines = bed.wait_for("a line", lambda: logins(self.relay.log(), "gone@relay.test"))
 
         self.assertEqual(len(lines), 1, lines)
-        for part in ("session=", "peer=127.0.0.1", "ms=", "verdict=expired", "stage=pam", "phase=acct", "code=13", "reason=account-expired",
-                     'account="gone"', 'listener="submission"', "service=smtp", 'reply="535 5.7.13"', "role=auth"):
-            self.assertIn(part, lines[0])
+        wanted = {"peer": "127.0.0.1", "verdict": "expired", "stage": "pam", "phase": "acct", "code": "13", "reason": "account-expired",
+                  "account": "gone", "listener": "submission", "service": "smtp", "reply": "535 5.7.13"}
+        self.assertEqual({**lines[0], **wanted}, lines[0])
+        self.assertLessEqual({"session", "ms"}, set(lines[0]))
 
     def test_a_login_that_the_helper_never_saw_has_its_line_too(self):
         with bed.Client.secured() as client:
@@ -46,8 +44,7 @@ class Explain(WithRelay):
 
     def test_explain_says_why_and_what_to_do_by_session_and_by_user(self):
         answer_to("low@relay.test", "low password")
-        line = bed.wait_for("a line", lambda: login_lines(self.relay, "low@relay.test"))[0]
-        session = re.search(r"session=(\w+)", line)[1]
+        session = bed.wait_for("a line", lambda: logins(self.relay.log(), "low@relay.test"))[0]["session"]
 
         by_session, by_user = bed.pamrelay("auth", "explain", session), bed.pamrelay("auth", "explain", "--user", "low")
 

@@ -5,7 +5,9 @@ import time
 from pathlib import Path
 
 import bed
-from support import WithRelay, logins, person
+from fields import logins
+from people import person
+from support import WithRelay
 
 WRONG = "535 5.7.8 Authentication credentials invalid"
 LATIN = ("latin", "pässwörd".encode("latin-1"))
@@ -30,7 +32,7 @@ class Inputs(WithRelay):
     @classmethod
     def setUpClass(cls):
         for name, password in (LATIN, OCTETS, LONGEST):
-            person(name, password)
+            person(name, password if isinstance(password, str) else password.decode(errors="surrogateescape"))
         person(*SHUT, locked=True)
         WITNESS.write_text('#!/bin/sh\n{ printf "%s " "$PAM_USER"; od -An -v -tx1 | tr -d " \\n"; echo; } >>' + f"{HEARD}\n")
         WITNESS.chmod(0o755)
@@ -186,7 +188,7 @@ class Inputs(WithRelay):
 
     def test_60_a_response_of_16_mib_is_cut(self):
         front = self.relay.pids()["front"]
-        before = resident(front)
+        before = bed.kilobytes(front, "VmRSS")
         with bed.Client.secured() as client:
             client.says("AUTH PLAIN", "334")
             try:
@@ -197,7 +199,7 @@ class Inputs(WithRelay):
             self.assertTrue(client.closed())
 
         self.assertEqual(self.relay.pids()["front"], front)
-        self.assertLess(resident(front) - before, 4096)
+        self.assertLess(bed.kilobytes(front, "VmRSS") - before, 4096)
         self.assertEqual(self.heard(), [])
 
     def test_61_octets_that_are_not_utf_8_reach_pam_unchanged(self):
@@ -273,8 +275,3 @@ class Failures(WithRelay):
             self.assertTrue(client.closed())
         with bed.Client.logged_in(bed.QUICK):
             pass
-
-
-def resident(pid):
-    """kB in memory now."""
-    return next(int(line.split()[1]) for line in open(f"/proc/{pid}/status") if line.startswith("VmRSS:"))

@@ -58,20 +58,15 @@ class Sizes(WithRelay):
     def test_an_endless_command_line_takes_no_memory(self):
         with bed.Client.secured() as client:
             front = self.relay.pids()["front"]
-            before = resident(front)
+            before = bed.kilobytes(front, "VmRSS")
             try:
                 for _ in range(200):
                     client.send(b"x" * 65536)
             except OSError:
                 pass  # being cut off is fine
-            self.assertLess(resident(front) - before, 4096)
+            self.assertLess(bed.kilobytes(front, "VmRSS") - before, 4096)
         with bed.Client.logged_in(bed.QUICK):
             pass
-
-
-def resident(pid):
-    """kB in memory now."""
-    return next(int(line.split()[1]) for line in open(f"/proc/{pid}/status") if line.startswith("VmRSS:"))
 
 
 class Memory(OwnRelay):
@@ -81,7 +76,7 @@ class Memory(OwnRelay):
         for client in clients:
             self.addCleanup(client.close)
         pids = relay.pids()
-        before = {role: resident(pids[role]) for role in ("front", "queue")}
+        before = {role: bed.kilobytes(pids[role], "VmRSS") for role in ("front", "queue")}
 
         for client in clients:
             client.says("MAIL FROM:<demo@relay.test>")
@@ -91,7 +86,7 @@ class Memory(OwnRelay):
 
         # 50 megabytes are under way: at most some buffers of each session may be in memory.
         for role in before:
-            self.assertLess(resident(pids[role]) - before[role], 25_000, role)
+            self.assertLess(bed.kilobytes(pids[role], "VmRSS") - before[role], 25_000, role)
 
 
 class Times(OwnRelay):

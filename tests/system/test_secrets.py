@@ -9,6 +9,7 @@ import time
 
 import bed
 import memory
+from people import person
 from support import OwnRelay, WithRelay, unique
 
 _numbers = itertools.count(1)
@@ -32,8 +33,7 @@ class OldSession(Session):
 def right(label):
     """A password that opens an account of its own."""
     secret = memory.Secret(f"right{next(_numbers):03}", label)
-    subprocess.run(["useradd", "--no-log-init", "--no-create-home", "--home-dir", "/nonexistent", secret.user], check=True)
-    subprocess.run(["chpasswd", "-c", "SHA512", "-s", "1000"], input=f"{secret.user}:{secret.password}\n", text=True, check=True)
+    person(secret.user, secret.password)
     return secret
 
 
@@ -310,7 +310,7 @@ class Sealed(OwnRelay):
             with self.subTest(name):
                 limit = next(line.split()[4:6] for line in open(f"/proc/{pid}/limits") if line.startswith("Max core file size"))
                 self.assertEqual(limit, ["0", "0"])
-                user, group = (next(line.split()[2] for line in open(f"/proc/{pid}/status") if line.startswith(word)) for word in ("Uid:", "Gid:"))
+                user, group = (bed.status(pid)[word].split()[1] for word in ("Uid", "Gid"))
                 his = [*unprivileged, f"--reuid={user}", f"--regid={group}", "--clear-groups"]
                 with subprocess.Popen([*his, "sleep", "60"]) as ordinary:
                     bed.wait_for("it sleeps", lambda: memory.name_of(ordinary.pid).startswith("sleep"))
@@ -335,7 +335,7 @@ class Sealed(OwnRelay):
         self.assertEqual(sorted(re.search(r"role=(\w+)", line)[1] for line in said), ["front", "keys"])
         self.assertEqual(relay.log().count("event=memory-not-locked"), 1)
         for name, pid in processes.items():
-            self.assertIn("VmLck:\t       0 kB", open(f"/proc/{pid}/status").read(), name)
+            self.assertEqual(bed.kilobytes(pid, "VmLck"), 0, name)
 
     def test_where_memory_cannot_be_locked_a_required_sandbox_is_refused(self):
         relay = bed.Relay(sandbox="required")

@@ -10,7 +10,8 @@ import threading
 import time
 
 import bed
-from support import OwnRelay, person
+from people import person
+from support import OwnRelay
 
 TRIES = 400
 # Differences of ranks, in standard deviations: beyond this chance comes in once in 10,000 times.
@@ -20,7 +21,7 @@ LOCKED = "lockedone"
 
 
 def setUpModule():
-    person(LOCKED, b"locked password", locked=True)
+    person(LOCKED, "locked password", locked=True)
 
 
 def separation(some, others):

@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-from pathlib import Path
 
 import bed
 from machine import SOURCE
@@ -109,7 +108,7 @@ class TheUnitsFromInside(WithMachine):
         self.confined(pids["keys"], "pamrelay-keys", READ_SEARCH, permitted=READ_SEARCH, bound=READ_SEARCH)
 
     def confined(self, pid, user, used, permitted, bound):
-        status = dict(re.findall(r"^(\w+):\t(.*)$", Path(f"/proc/{pid}/status").read_text(), re.M))
+        status = bed.status(pid)
         capabilities = {name: int(status[f"Cap{name}"], 16) for name in ("Eff", "Prm", "Bnd", "Inh", "Amb")}
         self.assertEqual(capabilities, {"Eff": used, "Prm": permitted, "Bnd": bound, "Inh": 0, "Amb": 0})
         self.assertEqual((status["NoNewPrivs"], status["Seccomp"]), ("1", "2"))
