@@ -5,4 +5,7 @@ create table mail.users (
   hash varchar(255) not null,
   status int not null default 0
 );
-grant select on mail.users to pamrelay@localhost identified by 'change-me';
+-- From this host, as 127.0.0.1 in pam-mysql.conf; the server may call that by its name.
+create user pamrelay@localhost identified by 'change-me';
+create user pamrelay@'127.0.0.1' identified by 'change-me';
+grant select on mail.users to pamrelay@localhost, pamrelay@'127.0.0.1';
