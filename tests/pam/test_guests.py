@@ -2,7 +2,8 @@
 
 import bed
 import guests
-from backend import LOGIN, WRONG, run
+from backend import LOGIN, WRONG, BackEnd, install, run
+from people import person
 
 GUEST_PORT = bed.STARTTLS + 1
 FRIEND = ("friend@example.org", "friend's password €")
@@ -86,3 +87,24 @@ class Guests(guests.Guests):
         aside.rename(guests.FILE)
 
         self.sends_as_guest(*FRIEND)
+
+
+class GuestsInUserdb(BackEnd):
+    """The recipe for pam_userdb as the service of guests."""
+
+    recipe = "passwd"
+    auth = guests.Guests.auth
+
+    @classmethod
+    def setUpClass(cls):
+        person(guests.ACCOUNT, None)
+        hashed = run("openssl", "passwd", "-6", FRIEND[1]).strip()
+        run("db_load", "-T", "-t", "hash", "/etc/smtp-users.db", input=f"{FRIEND[0]}\n{hashed}\n")
+        install("userdb", "smtp-guests")
+        super().setUpClass()
+
+    def test_a_guest_of_the_database_sends_and_others_hear_the_same(self):
+        self.sends(*FRIEND, account=guests.ACCOUNT)
+        self.refused(FRIEND[0], "not it", WRONG, verdict="reject", phase="auth", code=7, service="smtp-guests")
+        self.refused("stranger@example.org", "not it", WRONG, verdict="reject", phase="auth", code=10, service="smtp-guests")
+        self.sends(*bed.QUICK)
