@@ -1,7 +1,8 @@
-"""Looks for a secret in the memory of other processes and in files: six encodings, and no sixteen octets of one.
+"""Looks for a secret in the memory of other processes and in files: six encodings, whole or in part.
 
 A process is read as the kernel shows it to root (/proc/PID/mem), writable memory only: what was never written is the
-program itself. What is looked for is cut into pieces, so that a copy that lost its beginning or its end is found too.
+program itself. What is looked for is cut into pieces of sixteen octets, so that a copy that lost its beginning or its end is
+found too: surely if 31 octets in a row are left of it, and by luck if sixteen are.
 """
 
 import base64
