@@ -29,6 +29,13 @@ done
 [ $# -gt 0 ] || { printf 'usage: enter.sh [--net] [--var] [--layer DIR] [--spool DIR] COMMAND...\n' >&2; exit 2; }
 [ "$(id -u)" = 0 ] || { printf 'enter.sh: needs root\n' >&2; exit 1; }
 
+# A bed that was killed could not take its machine's group away (machine.py). Number by number: this is the last place that sees all processes.
+for group in /sys/fs/cgroup/pamrelay-*; do
+    if [ -d "$group" ] && { [ "${group##*-}" = $$ ] || [ ! -e "/proc/${group##*-}" ]; }; then
+        find "$group" -depth -type d -exec rmdir {} \; 2>/dev/null || true
+    fi
+done
+
 mkdir -p "$root/target/bed/private"
 export BED_ROOT=$root BED_PRIVATE=$root/target/bed/private BED_LAYER=$layer BED_SPOOL=$spool BED_VAR=$var BED_OUTER_PID=$$
 exec unshare "${spaces[@]}" /bin/bash "$here/inside.sh" "$@"
