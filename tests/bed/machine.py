@@ -24,7 +24,10 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class Machine:
-    def __init__(self):
+    """`binds` are directories of the bed that the machine has in the same places."""
+
+    def __init__(self, binds=()):
+        self.binds = binds
         self.directory = Path(os.environ["BED_PRIVATE"]) / "machine"
         self.root = self.directory / "root"
         self.console = Path(os.environ["BED_PRIVATE"]) / "tmp/relay.log"  # what is shown when a test fails
@@ -70,7 +73,7 @@ class Machine:
         self.nspawn = subprocess.Popen(
             ["systemd-nspawn", f"--directory={self.root}", "--boot", "--machine=relay", "--register=no", "--keep-unit", "--private-network",
              "--console=read-only", "--link-journal=no", "--resolv-conf=off", f"--bind-ro={bed.ROOT}:{SOURCE}:norbind",
-             f"--system-call-filter={CALLS_NSPAWN_HIDES}"],
+             *(f"--bind={place}" for place in self.binds), f"--system-call-filter={CALLS_NSPAWN_HIDES}"],
             stdin=subprocess.DEVNULL, stdout=console, stderr=console, preexec_fn=lambda: (self.cgroup / "cgroup.procs").write_text("0"),
             env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"})
         self.leader = bed.wait_for("the machine has a first process", self.first_process)

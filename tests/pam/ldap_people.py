@@ -13,7 +13,7 @@ from slapd import password_of
 
 def start(client):
     """A directory and a client daemon that asks it, for the tests of a module; gives both."""
-    directory = slapd.Directory()
+    directory = slapd.directory()
     directory.server.start()
     unittest.addModuleCleanup(directory.server.stop)
     daemon = client().start()

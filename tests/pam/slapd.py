@@ -11,6 +11,7 @@ from pathlib import Path
 import bed
 from backend import run
 from daemon import Daemon
+from once import once
 from people import system_user
 
 HOST = "ldap.example.org"
@@ -139,6 +140,12 @@ homeDirectory: /nonexistent
 loginShell: /bin/sh
 userPassword: {password_of(name)}
 {more}"""
+
+
+@once
+def directory():
+    """The one directory of a bed, whoever starts its server."""
+    return Directory()
 
 
 class Directory:
