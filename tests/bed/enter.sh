@@ -30,11 +30,14 @@ done
 [ "$(id -u)" = 0 ] || { printf 'enter.sh: needs root\n' >&2; exit 1; }
 
 # A bed that was killed could not take its machine's group away (machine.py). Number by number: this is the last place that sees all processes.
-for group in /sys/fs/cgroup/pamrelay-*; do
-    if [ -d "$group" ] && { [ "${group##*-}" = $$ ] || [ ! -e "/proc/${group##*-}" ]; }; then
-        find "$group" -depth -type d -exec rmdir {} \; 2>/dev/null || true
-    fi
-done
+while read -r _ mounted type _; do
+    [ "$type" = cgroup2 ] || continue
+    for group in "$mounted"/pamrelay-*; do
+        if [ -d "$group" ] && { [ "${group##*-}" = $$ ] || [ ! -e "/proc/${group##*-}" ]; }; then
+            find "$group" -depth -type d -exec rmdir {} \; 2>/dev/null || true
+        fi
+    done
+done </proc/mounts
 
 mkdir -p "$root/target/bed/private"
 export BED_ROOT=$root BED_PRIVATE=$root/target/bed/private BED_LAYER=$layer BED_SPOOL=$spool BED_VAR=$var BED_OUTER_PID=$$
