@@ -26,6 +26,12 @@ fn guesses(helper: &Helper, user: &str, count: usize) -> Vec<String> {
     })
 }
 
+fn time_of_refusal(helper: &Helper, user: &str) -> Duration {
+    let began = Instant::now();
+    assert_eq!(helper.asks(user, "wrong").kind(), OutcomeKind::Reject, "{user}");
+    began.elapsed()
+}
+
 fn throttled(helper: &Helper) -> Vec<HeldSubject> {
     let Statement::Throttled(held) = helper.orders(&Order::Throttled) else { panic!("another statement") };
     held.into_iter().map(|held| held.subject).collect()
@@ -135,16 +141,20 @@ root_test! {
 
     fn what_can_be_no_name_waits_in_line_like_any_other() {
         let helper = Stage::new(UNIX).set("WORKERS", "1").set("SLOW_WORKERS", "0").set("ACCOUNT_FAILURES", "0").start();
+        let alone = (0..5).map(|_| time_of_refusal(&helper, "alice")).min().unwrap();
         thread::scope(|scope| {
-            for n in 0..12 {
+            for n in 0..24 {
                 let helper = &helper;
                 scope.spawn(move || helper.asks_from(&format!("198.51.100.{n}"), b"alice", b"wrong"));
             }
-            thread::sleep(Duration::from_millis(50));
+            waits_for("a line", || match helper.orders(&Order::Status) {
+                Statement::Status(fares) if fares.waiting >= 12 => Some(()),
+                _ => None,
+            });
             let began = Instant::now();
 
             assert_eq!(words(&helper.asks("root", "x")), "reject check 0 root");
-            assert!(began.elapsed() > Duration::from_millis(100), "{:?}", began.elapsed());
+            assert!(began.elapsed() > alone * 3, "{:?}, and one alone {alone:?}", began.elapsed());
         });
     }
 
@@ -259,18 +269,14 @@ root_test! {
     fn a_refusal_takes_as_long_whatever_it_was_for() {
         // The wrong password of an account with a dear hash first, so that there is something to level with.
         let helper = Stage::new(UNIX).set("ACCOUNT_FAILURES", "0").set("PEER_FAILURES_PER_MINUTE", "0").start();
-        for _ in 0..8 {
-            helper.asks("alice", "wrong");
-        }
-        let time = |user: &str| {
-            let began = Instant::now();
-            assert_eq!(helper.asks(user, "wrong").kind(), OutcomeKind::Reject, "{user}");
-            began.elapsed()
-        };
+        let dear = (0..8).map(|_| time_of_refusal(&helper, "alice")).min().unwrap();
 
         for user in ["no-such-user", "locked", "root", "a:b"] {
-            let least = (0..3).map(|_| time(user)).min().unwrap();
-            assert!(least >= Duration::from_millis(12), "{user}: {least:?}");
+            let least = (0..3).map(|_| time_of_refusal(&helper, user)).min().unwrap();
+            assert!(least >= dear / 2, "{user}: {least:?}, and alice {dear:?}");
         }
+        let began = Instant::now();
+        helper.orders(&Order::Status);
+        assert!(began.elapsed() < dear / 4, "an answer takes {:?} by itself: too long to see a difference", began.elapsed());
     }
 }

@@ -33,9 +33,11 @@ fn plays_in_the_account_phase(how: &str) -> Played {
     play(Stage::with_fixture(&service, "-DPLAIN"), "right")
 }
 
-/// `hanger` asks; until there is a verdict, and once after it, bob logs in, each time within a second.
+/// `hanger` asks; until there is a verdict, and once after it, bob logs in, and each time he does not wait for the
+/// deadline of `hanger`.
 fn play(stage: Stage, password: &str) -> Played {
     let helper = stage.set("DEADLINE_MS", &DEADLINE.as_millis().to_string()).start();
+    let patience = patience_of_bob(&helper, DEADLINE);
     let (verdict, took) = thread::scope(|scope| {
         let asked = scope.spawn(|| {
             let start = Instant::now();
@@ -43,9 +45,8 @@ fn play(stage: Stage, password: &str) -> Played {
         });
         loop {
             let last = asked.is_finished();
-            let start = Instant::now();
-            assert_eq!(words(&helper.asks("bob", "right")), "accept");
-            assert!(start.elapsed() < Duration::from_secs(1), "bob waited {:?}", start.elapsed());
+            let waited = bob_logs_in(&helper);
+            assert!(waited < patience, "bob waited {waited:?}, not {patience:?}");
             if last {
                 return asked.join().unwrap();
             }
@@ -53,6 +54,18 @@ fn play(stage: Stage, password: &str) -> Played {
         }
     });
     Played { helper, verdict, took }
+}
+
+fn bob_logs_in(helper: &Helper) -> Duration {
+    let start = Instant::now();
+    assert_eq!(words(&helper.asks("bob", "right")), "accept");
+    start.elapsed()
+}
+
+/// Half of the deadline that others may use up, and some for a machine on which a login takes long anyway.
+fn patience_of_bob(helper: &Helper, deadline: Duration) -> Duration {
+    let usual = (0..3).map(|_| bob_logs_in(helper)).max().unwrap_or_default();
+    deadline / 2 + usual * 5
 }
 
 root_test! {
@@ -88,13 +101,13 @@ root_test! {
         for how in ["sleep=60", "loop"] {
             let service = format!("{UNIX}auth required FIXTURE {how} for=hanger\nauth required FIXTURE {how} for=carol\n");
             let helper = Stage::with_fixture(&service, "-DPLAIN").set("DEADLINE_MS", "3000").start();
+            let patience = patience_of_bob(&helper, Duration::from_millis(3000));
             thread::scope(|scope| {
                 let users = ["hanger", "carol"].repeat(3); // two, because of one account only so many are asked at once
                 let hung: Vec<_> = users.into_iter().map(|user| { let helper = &helper; scope.spawn(move || words(&helper.asks(user, "right"))) }).collect();
                 while !hung.iter().all(|hung| hung.is_finished()) {
-                    let start = Instant::now();
-                    assert_eq!(words(&helper.asks("bob", "right")), "accept");
-                    assert!(start.elapsed() < Duration::from_secs(1), "{how}: bob waited {:?}", start.elapsed());
+                    let waited = bob_logs_in(&helper);
+                    assert!(waited < patience, "{how}: bob waited {waited:?}, not {patience:?}");
                     thread::sleep(Duration::from_millis(100));
                 }
                 for hung in hung {
