@@ -39,7 +39,7 @@ if [ "$status" != 0 ] && [ "$failed" = 0 ]; then failed=1; fi
 suite() { # NAME DIRECTORY FILES PACKAGE...
     local name=$1 directory=$2 files=$3; shift 3
     local totals=$bed/totals-$name began=$SECONDS unpacked chosen options=(--net) run=(/usr/bin/python3 tests/system/run.py --suite "$directory" --files "$files")
-    "${as_root[@]}" rm -f "$totals"
+    rm -f "$totals" # the directory is ours, whoever made the file
     if [ -n "${TESTS:-}" ]; then
         "${run[@]}" --any && chosen=0 || chosen=$?
         [ "$chosen" != 3 ] || return 0 # run.py's NOTHING; anything else that is no 0 left no totals
