@@ -1,6 +1,7 @@
 """How many right passwords PAM alone can check in a second: the ceiling for any server's logins.
 
-One process for each core calls libpam's pam_start, pam_authenticate, pam_acct_mgmt, pam_end again and again.
+Each process calls libpam's pam_start, pam_authenticate, pam_acct_mgmt, pam_end again and again. It has a session of its
+own, because the kernel may share out the processor by sessions, and a server has more than one.
 """
 
 import ctypes
@@ -28,6 +29,7 @@ class Conversation(ctypes.Structure):
 
 
 def count_checks(service, user, password, seconds, counts):
+    os.setsid()
     libc, libpam = ctypes.CDLL("libc.so.6"), ctypes.CDLL("libpam.so.0")
     libc.calloc.restype = libc.strdup.restype = ctypes.c_void_p
 
@@ -55,10 +57,9 @@ def count_checks(service, user, password, seconds, counts):
     counts.put(done)
 
 
-def rate(service, user, password, seconds):
-    cores = len(os.sched_getaffinity(0))
+def rate(service, user, password, seconds, processes):
     counts = multiprocessing.Queue()
-    workers = [multiprocessing.Process(target=count_checks, args=(service, user, password, seconds, counts)) for _ in range(cores)]
+    workers = [multiprocessing.Process(target=count_checks, args=(service, user, password, seconds, counts)) for _ in range(processes)]
     began = time.monotonic()
     for worker in workers:
         worker.start()

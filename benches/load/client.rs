@@ -2,12 +2,13 @@
 //!
 //! Invariant: TLS sessions are never resumed, so every connection pays for a full handshake.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use base64::Engine;
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsConnector, rustls};
 
@@ -21,7 +22,6 @@ pub(crate) struct Shared {
     pub(crate) text: Text,
     tls: TlsConnector,
     server: ServerName<'static>,
-    credentials: String,
 }
 
 impl Shared {
@@ -32,14 +32,30 @@ impl Shared {
         }
         let mut config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
         config.resumption = rustls::client::Resumption::disabled();
-        let plain = format!("\0{}\0{}", load.user, load.password);
         Ok(Shared {
             text: Text::new(load.size),
             tls: TlsConnector::from(Arc::new(config)),
             server: ServerName::try_from(load.name.clone())?,
-            credentials: base64::engine::general_purpose::STANDARD.encode(plain),
             load,
         })
+    }
+
+    /// AUTH PLAIN for login number `number`. Wrong passwords are all different: the same again would be no guess.
+    fn auth_plain(&self, number: u64) -> String {
+        let Load { user, password, users, wrong, .. } = &self.load;
+        let user = if *users > 0 { format!("{user}{}", number % users) } else { user.clone() };
+        let password = if *wrong { format!("{password} {number}") } else { password.clone() };
+        format!("AUTH PLAIN {}\r\n", base64::engine::general_purpose::STANDARD.encode(format!("\0{user}\0{password}")))
+    }
+
+    /// Connection number `number`.
+    async fn connection(&self, number: u64) -> Result<TcpStream, Failure> {
+        let socket = TcpSocket::new_v4()?;
+        if let Some(first) = self.load.from {
+            let place = u32::try_from(number % self.load.addresses.max(1))?;
+            socket.bind((Ipv4Addr::from_bits(first.to_bits() + place), 0).into())?;
+        }
+        Ok(socket.connect(self.load.relay).await?)
     }
 }
 
@@ -50,9 +66,9 @@ pub(crate) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// Connects and secures, no further.
-    pub(crate) async fn secured(shared: &'a Shared) -> Result<Session<'a>, Failure> {
-        let stream = TcpStream::connect(shared.load.relay).await?;
+    /// Connects and secures, no further. The number says where it comes from.
+    pub(crate) async fn secured(shared: &'a Shared, number: u64) -> Result<Session<'a>, Failure> {
+        let stream = shared.connection(number).await?;
         stream.set_nodelay(true)?;
         let mut plain = Replies::new(stream);
         plain.expects(220, "connect").await?;
@@ -64,15 +80,18 @@ impl<'a> Session<'a> {
         Ok(session)
     }
 
-    pub(crate) async fn logged_in(shared: &'a Shared) -> Result<Session<'a>, Failure> {
-        let mut session = Session::secured(shared).await?;
-        session.login(235).await?;
-        Ok(session)
+    pub(crate) async fn logged_in(shared: &'a Shared, number: u64) -> Result<Session<'a>, Failure> {
+        let mut session = Session::secured(shared, number).await?;
+        match session.login(number).await? {
+            (235, _) => Ok(session),
+            (_, reply) => Err(reply.into()),
+        }
     }
 
-    pub(crate) async fn login(&mut self, expected: u16) -> Result<(), Failure> {
-        let line = format!("AUTH PLAIN {}\r\n", self.shared.credentials);
-        self.stream.says(line.as_bytes(), expected).await
+    /// The reply to a login: its code, and all of it.
+    pub(crate) async fn login(&mut self, number: u64) -> Result<(u16, String), Failure> {
+        self.stream.send(self.shared.auth_plain(number).as_bytes()).await?;
+        self.stream.reply().await
     }
 
     /// One message; returns when the relay has answered for it.

@@ -13,7 +13,7 @@ mod message;
 mod modes;
 mod sink;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
@@ -41,7 +41,7 @@ enum Mode {
     Steady(Load),
     /// A new connection, TLS handshake and login for each message.
     Fresh(Load),
-    /// Connect, TLS handshake, login, QUIT.
+    /// Connect, TLS handshake, one login or several, QUIT.
     Logins(Load),
     /// Open sessions, say so, hold them until a line arrives on standard input.
     Idle(Load),
@@ -76,9 +76,23 @@ struct Load {
     /// Wait for each reply, as a client does that does not know PIPELINING.
     #[arg(long)]
     classic: bool,
-    /// The password is wrong on purpose: count refusals.
+    /// Log in with wrong passwords made of the given one, each another: count refusals.
     #[arg(long)]
     wrong: bool,
+    /// So many wrong passwords in one session, or until the server closes it.
+    #[arg(long, default_value_t = 1)]
+    tries: u32,
+    /// Not one user but so many, whose names end in a number from 0 on.
+    #[arg(long, default_value_t = 0)]
+    users: u64,
+    /// The first of the addresses that connections come from, and how many there are; else the kernel chooses.
+    #[arg(long)]
+    from: Option<Ipv4Addr>,
+    #[arg(long, default_value_t = 1)]
+    addresses: u64,
+    /// End after so many logins, however long they take; 0: when the time is over.
+    #[arg(long, default_value_t = 0)]
+    count: u64,
     /// Idle sessions stop after the TLS handshake, without a login.
     #[arg(long)]
     anonymous: bool,
@@ -101,6 +115,7 @@ fn main() -> Result<(), Failure> {
 fn checked(load: Load) -> Result<Load, Failure> {
     loopback(load.relay)?;
     loopback(load.sink)?;
+    load.from.map(|from| loopback((from, 0).into())).transpose()?;
     Ok(load)
 }
 

@@ -1,6 +1,7 @@
 //! The kinds of load, and the one line of JSON in which each tells what it saw.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,8 @@ struct Course {
     done: Cell<u64>,
     failed: Cell<u64>,
     times: RefCell<Vec<Duration>>,
+    /// What was answered to logins, and how often.
+    replies: RefCell<BTreeMap<String, u64>>,
 }
 
 impl Course {
@@ -36,6 +39,7 @@ impl Course {
             done: Cell::new(0),
             failed: Cell::new(0),
             times: RefCell::default(),
+            replies: RefCell::default(),
         })
     }
 
@@ -47,6 +51,12 @@ impl Course {
         self.started.set(Some(started));
         self.started_at.set(now());
         started
+    }
+
+    /// Whether more is to be done: until so many were, or until the time is over.
+    fn goes_on(&self, load: &Load) -> bool {
+        let end = self.start() + Duration::from_secs_f64(load.seconds);
+        if load.count > 0 { self.sent.get() < load.count } else { Instant::now() < end }
     }
 
     fn next_number(&self) -> u64 {
@@ -94,7 +104,7 @@ pub(crate) async fn steady(load: Load) -> Result<(), Failure> {
     for _ in 0..load.sessions {
         let (shared, course, ready) = (Rc::clone(&shared), Rc::clone(&course), Rc::clone(&ready));
         tasks.spawn_local(async move {
-            let session = Session::logged_in(&shared).await;
+            let session = Session::logged_in(&shared, 0).await;
             ready.wait().await;
             let end = course.start() + Duration::from_secs_f64(shared.load.seconds);
             let outcome = match session {
@@ -123,50 +133,77 @@ async fn send_until(end: Instant, mut session: Session<'_>, course: &Course) -> 
 pub(crate) async fn fresh(load: Load) -> Result<(), Failure> {
     let (shared, course) = (Rc::new(Shared::new(load)?), Course::new());
     repeat(&shared, &course, async |shared: &Shared, course: &Course| {
-        let mut session = Session::logged_in(shared).await?;
-        session.sends(course.next_number()).await?;
-        session.quit().await
+        let (began, number) = (Instant::now(), course.next_number());
+        let mut session = Session::logged_in(shared, number).await?;
+        session.sends(number).await?;
+        session.quit().await?;
+        course.finished(began);
+        Ok(())
     })
     .await;
     tell_relayed(&shared.load, &course).await
 }
 
-/// One session for each login, right or (as asked) wrong.
+/// One session for each right login; wrong ones may be several in a session.
 pub(crate) async fn logins(load: Load) -> Result<(), Failure> {
     let (shared, course) = (Rc::new(Shared::new(load)?), Course::new());
-    repeat(&shared, &course, async |shared: &Shared, _: &Course| {
-        let mut session = Session::secured(shared).await?;
-        session.login(if shared.load.wrong { 535 } else { 235 }).await?;
-        session.quit().await
-    })
-    .await;
+    if shared.load.wrong {
+        repeat(&shared, &course, guess).await;
+    } else {
+        repeat(&shared, &course, async |shared: &Shared, course: &Course| {
+            let began = Instant::now();
+            Session::logged_in(shared, course.next_number()).await?.quit().await?;
+            course.finished(began);
+            Ok(())
+        })
+        .await;
+    }
     println!(
         "{}",
         json!({
             "done": course.done.get(), "failed": course.failed.get(), "seconds": course.seconds(),
-            "rate": rate(course.done.get(), course.seconds()),
-            "median_ms": course.quantile(0.5), "p99_ms": course.quantile(0.99),
+            "rate": rate(course.done.get(), course.seconds()), "replies": *course.replies.borrow(),
+            "median_ms": course.quantile(0.5), "p95_ms": course.quantile(0.95), "p99_ms": course.quantile(0.99),
         })
     );
     Ok(())
 }
 
-/// `sessions` workers doing `work` again and again until the time is over; one that fails pauses a moment.
+/// Wrong passwords in one session. Only those that were refused as such are done; who is told to come again later goes on
+/// too, as guessers do.
+async fn guess(shared: &Shared, course: &Course) -> Result<(), Failure> {
+    let mut number = course.next_number();
+    let mut session = Session::secured(shared, number).await?;
+    for left in (0..shared.load.tries).rev() {
+        let began = Instant::now();
+        let (code, reply) = session.login(number).await?;
+        *course.replies.borrow_mut().entry(reply.clone()).or_default() += 1;
+        match code {
+            535 => course.finished(began),
+            454 => {}
+            421 => return Ok(()),
+            _ => return Err(reply.into()),
+        }
+        if left > 0 && course.goes_on(&shared.load) {
+            number = course.next_number();
+        } else {
+            break;
+        }
+    }
+    session.quit().await
+}
+
+/// `sessions` workers doing `work` again and again until it is enough; one that fails pauses a moment.
 async fn repeat(shared: &Rc<Shared>, course: &Rc<Course>, work: impl AsyncFn(&Shared, &Course) -> Result<(), Failure> + 'static) {
     let work = Rc::new(work);
     let tasks = LocalSet::new();
     for _ in 0..shared.load.sessions {
         let (shared, course, work) = (Rc::clone(shared), Rc::clone(course), Rc::clone(&work));
         tasks.spawn_local(async move {
-            let end = course.start() + Duration::from_secs_f64(shared.load.seconds);
-            while Instant::now() < end {
-                let began = Instant::now();
-                match work(&shared, &course).await {
-                    Ok(()) => course.finished(began),
-                    Err(problem) => {
-                        course.failed(&problem);
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                    }
+            while course.goes_on(&shared.load) {
+                if let Err(problem) = work(&shared, &course).await {
+                    course.failed(&problem);
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
         });
@@ -179,7 +216,7 @@ pub(crate) async fn idle(load: Load) -> Result<(), Failure> {
     let shared = Shared::new(load)?;
     let mut open = Vec::with_capacity(shared.load.sessions);
     while open.len() < shared.load.sessions {
-        let session = if shared.load.anonymous { Session::secured(&shared).await? } else { Session::logged_in(&shared).await? };
+        let session = if shared.load.anonymous { Session::secured(&shared, 0).await? } else { Session::logged_in(&shared, 0).await? };
         open.push(session);
     }
     println!("{}", json!({ "open": open.len() }));
