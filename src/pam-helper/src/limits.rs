@@ -14,7 +14,7 @@
 //! that is used up, it is not asked about any that it refused in the last seven days, so that a telephone with an old
 //! password neither locks its owner's account nor uses up what is kept for him. A name that PAM does not know gets the
 //! same answers, or it could be told from one that it knows; but "unknown" may be an outage, so after a minute PAM is
-//! asked about it again, and that counts for nothing.
+//! asked once more about the same in the same spelling while there is room, and the same answer counts for nothing.
 //!
 //! Everything is a keyed hash in a table of fixed size; when a set is full, the one with the least to remember is
 //! forgotten, so a flood of new names cannot wash out one under attack. Only an accept makes a network known, and it
@@ -65,6 +65,8 @@ pub(crate) enum Standing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Room {
     Now,
+    /// PAM did not know the name a while ago, and is asked once more.
+    OnceMore,
     /// When those under way are answered: each of them may still fail.
     Later,
     /// PAM refused this very password a while ago, and is not asked again.
@@ -81,11 +83,13 @@ pub(crate) enum Refused {
     Name,
 }
 
-/// What was refused before, and when.
+/// What was refused before: times on the clock of the limits, plus one; nought is never.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Before {
-    /// On the clock of the limits, plus one; nought is never.
-    time: u64,
+    /// When it was a new guess.
+    first: u64,
+    /// When PAM said so last.
+    last: u64,
     name: bool,
 }
 
@@ -151,7 +155,7 @@ impl Limits {
             return room;
         }
         let is_known = self.is_known(asked, now);
-        let most = if is_known { self.per_account.most } else { self.per_account.of_strangers() };
+        let most = self.most_for(asked, now);
         let same_account = under_way.clone().filter(|other| other.account == asked.account).count();
         let mut budgets = vec![(most.saturating_sub(used), same_account, Reason::AccountFailures)];
         if !is_known {
@@ -168,15 +172,30 @@ impl Limits {
     }
 
     /// The same for a password that PAM has refused before; `None` if it is to be asked like any other. What is kept for the
-    /// owner is kept for passwords that are not known to be wrong.
-    fn room_for_repeat<'a>(&self, asked: &Keys, used: usize, mut under_way: impl Iterator<Item = &'a Keys>, now: Instant) -> Option<Room> {
+    /// owner is kept for passwords that are not known to be wrong. That PAM is asked once more is told from that it is not
+    /// by nothing, so it never waits for others.
+    fn room_for_repeat<'a>(
+        &self,
+        asked: &Keys,
+        used: usize,
+        under_way: impl Iterator<Item = &'a Keys> + Clone,
+        now: Instant,
+    ) -> Option<Room> {
         let before = self.refused_lately(asked, now)?;
-        let age = self.since(before.time, now);
-        if before.name && age >= UNKNOWN && self.counts_still(before, now) && self.per_account.spares(used) {
-            return Some(if under_way.any(|other| other.password == asked.password) { Room::Later } else { Room::Now });
-        }
         let spared = self.per_account.spares(used) && self.counts_still(before, now);
-        (spared || used >= self.per_account.of_strangers()).then_some(Room::Again)
+        if !spared && used < self.per_account.of_strangers() {
+            return None;
+        }
+        let most = self.most_for(asked, now);
+        let same_account = under_way.clone().filter(|other| other.account == asked.account).count();
+        let due = before.name && spared && self.since(before.last, now) >= UNKNOWN;
+        let alone = !under_way.clone().any(|other| other.password == asked.password);
+        Some(if due && alone && used + same_account < most { Room::OnceMore } else { Room::Again })
+    }
+
+    /// How many failures its account may have had for this to be asked.
+    fn most_for(&self, asked: &Keys, now: Instant) -> usize {
+        if self.is_known(asked, now) { self.per_account.most } else { self.per_account.of_strangers() }
     }
 
     /// Who asks this.
@@ -188,25 +207,28 @@ impl Limits {
     pub(crate) fn failed(&mut self, asked: &Keys, refused: Refused, now: Instant) {
         let before = self.refused_lately(asked, now).filter(|before| self.counts_still(*before, now));
         let (window, second, time) = (self.per_account, self.second(now), self.clock(now));
-        if before.is_none_or(|before| !before.name) {
-            // The back end counts this one, whether it was said before or not.
-            self.accounts.update(asked.account, |recent| recent.worth(window, second), |recent| recent.with(second));
-        }
+        // The back end counts this one, whether it was said before or not.
+        self.accounts.update(asked.account, |recent| recent.worth(window, second), |recent| recent.with(second));
         if before.is_none() {
             if let Some(rate) = self.per_network {
                 self.networks.update(asked.network, |until| until, |until| rate.used(until, time));
             }
             self.all = self.in_all.used(self.all, time);
         }
-        let name = refused == Refused::Name;
-        self.wrong.update(
-            asked.password,
-            |before| before.time,
-            |old| match before {
-                Some(before) if !before.name && !name => old,
-                Some(_) | None => Before { time: time.saturating_add(1), name },
-            },
-        );
+        let last = time.saturating_add(1);
+        let first = before.map_or(last, |before| before.first);
+        self.remember(asked, Before { first, last, name: refused == Refused::Name });
+    }
+
+    /// PAM was asked once more, and still does not know the name.
+    pub(crate) fn still_unknown(&mut self, asked: &Keys, now: Instant) {
+        if let Some(before) = self.refused_lately(asked, now) {
+            self.remember(asked, Before { last: self.clock(now).saturating_add(1), ..before });
+        }
+    }
+
+    fn remember(&mut self, asked: &Keys, refused: Before) {
+        self.wrong.update(asked.password, |before| before.first, |_| refused);
     }
 
     /// A login succeeded. What its network or account has used up stays used up.
@@ -272,13 +294,13 @@ impl Limits {
 
     /// That PAM refused this very password.
     fn refused_lately(&self, asked: &Keys, now: Instant) -> Option<Before> {
-        let before = self.wrong.get(asked.password).filter(|before| before.time > 0);
-        before.filter(|before| self.since(before.time, now) < LATELY)
+        let before = self.wrong.get(asked.password).filter(|before| before.first > 0);
+        before.filter(|before| self.since(before.first, now) < LATELY)
     }
 
     /// Whether that is so lately that the same again is no new guess.
     fn counts_still(&self, before: Before, now: Instant) -> bool {
-        self.since(before.time, now) < self.per_account.length.saturating_add(LONGER)
+        self.since(before.first, now) < self.per_account.length.saturating_add(LONGER)
     }
 
     fn since(&self, time: u64, now: Instant) -> Duration {

@@ -229,7 +229,7 @@ impl Listener {
             // What is throttled anyway makes the line no longer.
             (Ok(_), Some(_)) => match self.limits.room(&keys, [].iter(), now) {
                 Room::Never(reason) => Some(Outcome::Throttled(cause(Phase::Limit, reason))),
-                Room::Now | Room::Later | Room::Again => None,
+                Room::Now | Room::OnceMore | Room::Later | Room::Again => None,
             },
         };
         let pending = Pending {
@@ -245,6 +245,7 @@ impl Listener {
             unfit: fit.err(),
             arrived: now,
             began: None,
+            once_more: false,
             stream,
             frame,
         };
@@ -286,8 +287,12 @@ impl Listener {
         }
         let mut vacancies = self.workshop.vacancies(now);
         if let Some(window) = self.limits.keep_below(self.workshop.lockout()) {
+            let why = match self.workshop.lockout() {
+                Some(_) => "pam_faillock in the service locks accounts: fewer failures reach it",
+                None => "no service locks accounts by itself: what is configured holds",
+            };
             let line = Line::event(Level::Notice, "limits").with("account_failures", window.most).with("seconds", window.length.as_secs());
-            line.text("text", "pam_faillock in the service locks accounts: fewer failures reach it").write();
+            line.text("text", why).write();
         }
         let mut at = 0;
         while let Some(pending) = self.waiting.get(at) {
@@ -295,11 +300,16 @@ impl Listener {
             if !vacancies.are_there_for(pending.standing) {
                 return; // nor for those behind it
             }
+            let mut once_more = false;
             let refusal = if let Some(reason) = pending.unfit {
                 Some(Outcome::Reject(cause(Phase::Check, reason)))
             } else if self.workshop.is_usable(&pending.service) {
                 match self.room(pending, now) {
                     Room::Now => None,
+                    Room::OnceMore => {
+                        once_more = true;
+                        None
+                    }
                     Room::Later => {
                         at += 1;
                         continue;
@@ -320,6 +330,7 @@ impl Listener {
                     let Some(mut pending) = self.waiting.remove(at) else { return };
                     pending.frame = QuestionFrame::empty(); // the worker has it; ours is wiped
                     pending.began = Some(now);
+                    pending.once_more = once_more;
                     self.running.push((job, pending));
                     vacancies.take();
                 }
@@ -381,9 +392,12 @@ impl Listener {
             }
             Outcome::Reject(cause) => {
                 if [Phase::Auth, Phase::Account, Phase::Identity].contains(&cause.phase) {
-                    let refused = if Code(cause.code) == Code::USER_UNKNOWN { Refused::Name } else { Refused::Password };
                     self.tempo.refused(took, now);
-                    self.limits.failed(&pending.keys, refused, now);
+                    match Code(cause.code) {
+                        Code::USER_UNKNOWN if pending.once_more => self.limits.still_unknown(&pending.keys, now),
+                        Code::USER_UNKNOWN => self.limits.failed(&pending.keys, Refused::Name, now),
+                        _ => self.limits.failed(&pending.keys, Refused::Password, now),
+                    }
                 }
                 leaves = self.tempo.leaves(began);
             }

@@ -31,6 +31,8 @@ pub(crate) struct Pending {
     pub(crate) arrived: Instant,
     /// When a worker took it.
     pub(crate) began: Option<Instant>,
+    /// PAM did not know the name before.
+    pub(crate) once_more: bool,
 }
 
 impl Pending {

@@ -101,6 +101,7 @@ mod tests {
             unfit: None,
             arrived,
             began: None,
+            once_more: false,
         }
     }
 

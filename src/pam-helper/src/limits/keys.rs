@@ -18,7 +18,7 @@ pub(crate) struct Keys {
     pub(super) network: Key,
     /// Both together, for this very name and service: a guest of the same name in another realm is somebody else.
     pub(super) pair: Key,
-    /// The account and the password.
+    /// The password for this very name and service.
     pub(super) password: Key,
 }
 
@@ -38,13 +38,13 @@ impl Hasher {
 
     /// The places of a question to `service` about `user` with `password` from `peer`.
     pub(super) fn question(&self, service: &str, user: &[u8], password: &[u8], peer: IpAddr) -> Keys {
-        let (account, name) = (check::account(user).into_bytes(), check::spelling(user).into_bytes());
-        let account_key = self.key(b"account", &[&account]);
+        let name = check::spelling(user).into_bytes();
+        let account_key = self.key(b"account", &[check::account(user).as_bytes()]);
         Keys {
             account: account_key,
             network: self.network(peer),
             pair: self.key(b"pair", &[&network(peer), b"\0", service.as_bytes(), b"\0", &name]).beside(account_key),
-            password: self.key(b"password", &[&account, b"\0", password]),
+            password: self.key(b"password", &[service.as_bytes(), b"\0", &name, b"\0", password]),
         }
     }
 

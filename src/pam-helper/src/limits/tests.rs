@@ -218,29 +218,40 @@ fn an_account_with_very_many_networks_pushes_out_few_others() {
     assert!(left >= 98, "{left} of 100");
 }
 
+/// What a client hears, and what comes of it when PAM gives this answer.
+fn answered(limits: &mut Limits, asked: &Keys, refused: Refused, now: Instant) -> &'static str {
+    match room(limits, asked, now) {
+        Room::OnceMore if refused == Refused::Name => limits.still_unknown(asked, now),
+        Room::Now | Room::OnceMore => limits.failed(asked, refused, now),
+        Room::Again => {}
+        Room::Never(_) => return "454",
+        Room::Later => return "later",
+    }
+    "535"
+}
+
 #[test]
 fn a_name_that_pam_does_not_know_is_answered_as_one_that_it_knows() {
-    let (mut limits, now) = limits(&[]);
-    let mut answered = |user: &str, refused, password: fn(u64) -> String, second| {
-        let now = now + Duration::from_secs(second);
-        let asked = said(&limits, "192.0.2.1", user, &password(second));
-        match room(&limits, &asked, now) {
-            Room::Now => {
-                limits.failed(&asked, refused, now);
-                "535"
-            }
-            Room::Again => "535",
-            Room::Never(_) => "454",
-            Room::Later => "later",
-        }
+    let (mut limits, now) = limits(&[("FAILURES_PER_SECOND", "100000")]);
+    let mut random = 1u64;
+    let mut dice = |sides: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % sides
     };
 
-    for second in (0..7200).step_by(7) {
-        let same = |_| "always the same".to_owned();
-        assert_eq!(answered("alice", Refused::Password, same, second), "535");
-        assert_eq!(answered("nobody", Refused::Name, same, second), "535");
-        let other = |second: u64| second.to_string();
-        assert_eq!(answered("bob", Refused::Password, other, second), answered("noone", Refused::Name, other, second), "{second}");
+    for round in 0..200u64 {
+        let passwords = 1 + dice(5);
+        let pause = 1 << dice(11);
+        let mut second = round * 100_000;
+        for try_ in 0..100 {
+            second += dice(pause);
+            let (now, password) = (now + Duration::from_secs(second), dice(passwords).to_string());
+            let [known, unknown] = [("alice", Refused::Password), ("nobody", Refused::Name)].map(|(user, refused)| {
+                let asked = said(&limits, &format!("2001:db8:{round:x}:{try_:x}::1"), &format!("{user}{round}"), &password);
+                answered(&mut limits, &asked, refused, now)
+            });
+            assert_eq!(known, unknown, "round {round}, try {try_}, second {second}");
+        }
     }
 }
 
@@ -248,15 +259,68 @@ fn a_name_that_pam_does_not_know_is_answered_as_one_that_it_knows() {
 fn a_name_that_pam_did_not_know_is_asked_for_again_after_a_minute_and_once_at_a_time() {
     let (mut limits, now) = limits(&[]);
     let away = said(&limits, "192.0.2.1", "alice", "right, but the directory is away");
-    (0..2).for_each(|_| limits.failed(&away, Refused::Name, now));
-    guesses_at_many(&mut limits, "alice", 9, now);
+    (0..2).for_each(|_| assert_eq!(answered(&mut limits, &away, Refused::Name, now), "535"));
 
     assert_eq!(room(&limits, &away, now + UNKNOWN / 2), Room::Again);
-    assert_eq!(room(&limits, &away, now + UNKNOWN), Room::Now);
-    assert_eq!(limits.room(&away, [away].iter(), now + UNKNOWN), Room::Later);
-    limits.failed(&away, Refused::Name, now + UNKNOWN);
-    assert_eq!(limits.failures_of(&away, now + UNKNOWN), 3, "nothing was counted for it");
+    assert_eq!(room(&limits, &away, now + UNKNOWN), Room::OnceMore);
+    assert_eq!(limits.room(&away, [away].iter(), now + UNKNOWN), Room::Again);
+    limits.still_unknown(&away, now + UNKNOWN);
+    assert_eq!(limits.failures_of(&away, now + UNKNOWN), 2, "nothing was counted for it");
+    assert_eq!(room(&limits, &away, now + UNKNOWN * 3 / 2), Room::Again);
+    assert_eq!(room(&limits, &away, now + UNKNOWN * 2), Room::OnceMore);
     limits.accepted(&away, now + 2 * UNKNOWN);
+    assert_eq!(limits.standing(&away, now + 2 * UNKNOWN), Standing::Known);
+}
+
+#[test]
+fn what_was_said_of_one_spelling_is_not_asked_once_more_for_another() {
+    let (mut limits, mut now) = limits(&[]);
+
+    for round in 0..5 {
+        for n in 0..3 {
+            let elsewhere = said(&limits, "192.0.2.1", "LAB\\alice", &format!("{round} {n}"));
+            answered(&mut limits, &elsewhere, Refused::Name, now);
+        }
+        now += 31 * MINUTE;
+    }
+    let asked = |limits: &mut Limits| {
+        let mut asked = 0;
+        for guess in (0..5).flat_map(|round| (0..3).map(move |n| format!("{round} {n}"))) {
+            let guess = said(limits, "192.0.2.1", "alice", &guess);
+            if [Room::Now, Room::OnceMore].contains(&room(limits, &guess, now)) {
+                limits.failed(&guess, Refused::Password, now);
+                asked += 1;
+            }
+        }
+        asked
+    };
+
+    assert_eq!(asked(&mut limits), 3);
+}
+
+#[test]
+fn an_outage_that_ends_lets_no_more_guesses_through_than_at_any_time() {
+    let (mut limits, mut now) = limits(&[("FAILURES_PER_SECOND", "100000")]);
+    let guesses: Vec<Keys> = (0..20).map(|n| said(&limits, &format!("192.0.2.{n}"), "alice", &n.to_string())).collect();
+    for guess in &guesses {
+        if answered(&mut limits, guess, Refused::Name, now) == "454" {
+            break;
+        }
+        now += Duration::from_secs(1);
+    }
+    now += UNKNOWN;
+
+    let mut under_way: Vec<Keys> = Vec::new();
+    for guess in &guesses {
+        if [Room::Now, Room::OnceMore].contains(&limits.room(guess, under_way.iter(), now)) {
+            under_way.push(*guess);
+        }
+    }
+    let before = limits.failures_of(&guesses[0], now);
+    under_way.iter().for_each(|guess| fail(&mut limits, guess, now));
+
+    assert!(limits.failures_of(&guesses[0], now) <= 3, "{before} {}", under_way.len());
+    assert_eq!(limits.failures_of(&guesses[0], now), before + under_way.len(), "what PAM refused is counted");
 }
 
 #[test]
