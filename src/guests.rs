@@ -13,6 +13,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
+use pamrelay_authwire::spelling;
 use yescrypt::{PasswordHasher as _, Yescrypt};
 
 /// Where `pamrelay guest` and the example of a PAM service look.
@@ -127,14 +128,11 @@ fn name_of(line: &str) -> Option<&str> {
 /// What the helper lets through to PAM, and what is nobody's name on this host.
 fn admissible(name: &str) -> Result<(), GuestError> {
     let bad = |why| Err(GuestError::Name(name.escape_debug().to_string(), why));
-    if name.is_empty() || name.len() > 255 {
-        return bad("it has no letters, or more than 255 octets");
+    if spelling::name(name.as_bytes()).is_none() || name.starts_with('#') || name.contains(char::is_whitespace) {
+        return bad("it is empty or too long, begins with - or #, or has a blank, a colon, a slash or a character that looks like another");
     }
-    if name.starts_with(['-', '#']) || name.contains(|c: char| c.is_control() || c.is_whitespace() || c == ':' || c == '/') {
-        return bad("it begins with - or #, or has a blank, a colon or a slash");
-    }
-    for spelling in [name.to_owned(), name.to_lowercase()] {
-        match nix::unistd::User::from_name(&spelling) {
+    for form in [name.to_owned(), name.to_lowercase()] {
+        match nix::unistd::User::from_name(&form) {
             Ok(None) => {}
             Ok(Some(_)) => return bad("an account on this host has it"),
             Err(_) => return bad("the name service cannot say whether an account on this host has it"),

@@ -10,7 +10,8 @@
 //! does not decode exactly is refused. The [`Ticket`] in an accepting verdict is opaque to the front
 //! and proves to the queue who the user is; the keys behind it are a small file, [`TicketKeys`].
 //!
-//! Beside the frames it has the one thing that both sides must read alike: the rules for names, [`NameRule`].
+//! Beside the frames it has what all programs must read alike: the rules for names, [`NameRule`], and which names there can
+//! be and which mean the same account, [`spelling`].
 //!
 //! The crate has no dependencies, because root runs it: MACs are computed by its callers, and secrets
 //! are wiped with safe code (see [`wipe`]).
@@ -20,6 +21,7 @@ mod cursor;
 mod names;
 mod order;
 mod question;
+pub mod spelling;
 mod statement;
 mod ticket;
 mod ticket_keys;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 use nix::unistd::{Group, User, getgrouplist};
-use pamrelay_authwire::{Attempt, Held, HeldSubject, Logins, Order, OutcomeKind, Phase, Question, Statement};
+use pamrelay_authwire::{Attempt, Held, HeldSubject, Logins, Order, OutcomeKind, Phase, Question, Statement, spelling};
 use serde_json::json;
 
 use super::super::visible::visible;
@@ -84,7 +84,8 @@ fn page(attempt: &Attempt, name_service: &str, held: &[Held], config: &Config) -
 fn throttle(attempt: &Attempt, held: &[Held]) -> String {
     let peer = Question::address(attempt.peer);
     let named = |held: &&Held| match &held.subject {
-        HeldSubject::Account(name) => bare(name) == bare(&attempt.asked),
+        // The list has the latest spelling of each.
+        HeldSubject::Account(name) => spelling::account(name.as_bytes()) == spelling::account(attempt.asked.as_bytes()),
         HeldSubject::Network(network) => prefix(*network) == prefix(peer),
         HeldSubject::All => true,
     };
@@ -98,12 +99,6 @@ fn throttle(attempt: &Attempt, held: &[Held]) -> String {
         })
         .collect();
     if found.is_empty() { "no".to_owned() } else { found.join("; ") }
-}
-
-/// The account in a name: the list has the latest spelling of each.
-fn bare(name: &str) -> String {
-    let user = name.rsplit('\\').next().unwrap_or(name);
-    user.split('@').next().unwrap_or(user).to_lowercase()
 }
 
 /// An IPv4 address, or the /64 of an IPv6 one.

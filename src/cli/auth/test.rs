@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use pamrelay_authwire::OutcomeKind;
+use nix::unistd::User;
+use pamrelay_authwire::{OutcomeKind, rewrite};
 
 use super::super::{Failure, Status, as_root, password};
 use super::{advice, runtime};
@@ -22,12 +23,19 @@ pub(super) fn main(user: &str, rhost: IpAddr, service: Option<&str>, config: &Co
     let session = SessionId::fresh();
     let visit = Visit { session: session.0, peer: rhost, listener };
     let answer = runtime()?.block_on(helper.ask(visit, user.as_bytes(), password));
-    let service = service.unwrap_or(&config.auth.service);
+    let service = service.unwrap_or_else(|| service_of(user, config));
     println!("{}", explain(&answer, service, config));
     if !matches!(answer, Answer::Accept(_) | Answer::Unavailable(Trouble::NoAnswer(_))) {
         println!("More about this very login: pamrelay auth explain {session}");
     }
     Ok(status(&answer))
+}
+
+/// The service that answers for this name: what the host does not know is the guests'.
+fn service_of<'a>(user: &str, config: &'a Config) -> &'a str {
+    let asked = rewrite(&config.auth.names, user);
+    let guests = config.auth.guests.as_ref().filter(|_| matches!(User::from_name(&asked), Ok(None)));
+    guests.map_or(&config.auth.service, |guests| &guests.service)
 }
 
 /// A listener with this service: the helper asks no other than those of its own list.

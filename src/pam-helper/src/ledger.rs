@@ -5,9 +5,8 @@
 use std::collections::{HashSet, VecDeque};
 use std::net::IpAddr;
 
-use pamrelay_authwire::{Attempt, Logins, OutcomeKind, Phase, Question};
+use pamrelay_authwire::{Attempt, Logins, OutcomeKind, Phase, Question, spelling};
 
-use crate::check;
 use crate::limits::network;
 
 /// So many are remembered; with every text as long as it can be they take less than a mebibyte.
@@ -56,10 +55,10 @@ impl Ledger {
     /// Those that are asked for, the newest first.
     pub(crate) fn find(&self, wanted: &Logins) -> Vec<Attempt> {
         let account = match wanted {
-            Logins::OfUser(user) => check::account(user.as_bytes()),
+            Logins::OfUser(user) => spelling::account(user.as_bytes()),
             Logins::OfSession(_) | Logins::Latest => String::new(),
         };
-        let is_theirs = |name: &String| !name.is_empty() && check::account(name.as_bytes()) == account;
+        let is_theirs = |name: &String| !name.is_empty() && spelling::account(name.as_bytes()) == account;
         let fits = |attempt: &&Attempt| match wanted {
             Logins::OfSession(session) => attempt.session == *session,
             Logins::OfUser(_) => [&attempt.typed, &attempt.asked, &attempt.account].into_iter().any(is_theirs),
@@ -72,7 +71,7 @@ impl Ledger {
     pub(crate) fn accounts(&self) -> Vec<&str> {
         let mut seen = HashSet::new();
         let names = self.attempts.iter().map(|attempt| attempt.asked.as_str()).filter(|name| !name.is_empty());
-        names.filter(|name| seen.insert(check::account(name.as_bytes()))).collect()
+        names.filter(|name| seen.insert(spelling::account(name.as_bytes()))).collect()
     }
 
     /// An address of each network that came lately.

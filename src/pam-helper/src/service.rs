@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 
 pub(crate) const DIRECTORY: &str = "/etc/pam.d";
 /// Beside `/etc/pam.d` and the module directories: what decides who answers for users.
-const ALSO_WATCHED: &[&str] =
-    &["/etc/nsswitch.conf", "/etc/pam.conf", "/etc/security", "/etc/security/faillock.conf", "/usr/lib/pam.d", "/etc/krb5.conf"];
+const ALSO_WATCHED: &[&str] = &["/etc/nsswitch.conf", "/etc/pam.conf", "/usr/lib/pam.d", "/etc/krb5.conf"];
+/// What the modules of Linux-PAM read, pam_faillock's limits among it.
+const SECURITY: &str = "/etc/security";
 const MODULE_PARENTS: &[&str] = &["/usr/lib", "/usr/lib64", "/lib", "/lib64"];
 pub(crate) const DEEPEST_INCLUDE: u32 = 8;
 
@@ -107,14 +108,17 @@ impl Watch {
     /// at now, for want of descriptors or memory: that is no news.
     pub(crate) fn fingerprint(&self) -> Option<u64> {
         let mut hash = DefaultHasher::new();
-        let entries = match fs::read_dir(DIRECTORY) {
-            Ok(entries) => Some(entries),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(_) => return None,
-        };
-        let mut names: Vec<PathBuf> = entries.into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        let mut names = Vec::new();
+        for directory in [DIRECTORY, SECURITY] {
+            names.push(PathBuf::from(directory));
+            match fs::read_dir(directory) {
+                Ok(entries) => names.extend(entries.flatten().map(|entry| entry.path())),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(_) => return None,
+            }
+        }
         names.sort_unstable();
-        let fixed = std::iter::once(Path::new(DIRECTORY)).chain(ALSO_WATCHED.iter().map(Path::new));
+        let fixed = ALSO_WATCHED.iter().map(Path::new);
         for path in names.iter().map(PathBuf::as_path).chain(fixed).chain(self.directories.iter().map(PathBuf::as_path)) {
             path.hash(&mut hash);
             if let Ok(meta) = fs::metadata(path) {

@@ -174,9 +174,17 @@ impl Templates {
             self.retiring.push(template);
         }
         self.failures = self.failures.saturating_add(1);
-        // The first failure costs no time: somebody is waiting for an answer.
-        let pause = if self.failures < 2 { Duration::ZERO } else { Duration::from_millis(100 << self.failures.min(6)) };
+        // The first failure costs next to no time: somebody is waiting for an answer.
+        let pause = Duration::from_millis(if self.failures < 2 { 10 } else { 100 << self.failures.min(6) });
         self.not_before = Some(now + pause.min(LONGEST_PAUSE));
+    }
+
+    /// This one, in use or retiring, does not answer: it is killed.
+    pub(crate) fn abandon_stuck(&mut self, pid: Pid, now: Instant) {
+        if self.in_use.as_ref().is_some_and(|template| template.pid == pid) {
+            self.abandon(now);
+        }
+        self.retiring.iter().filter(|template| template.pid == pid).for_each(Template::kill);
     }
 
     /// Waits for what ended, kills what hangs or was left behind.

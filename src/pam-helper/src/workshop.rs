@@ -130,17 +130,17 @@ impl Workshop {
     pub(crate) fn expire(&mut self, now: Instant) -> Vec<News> {
         self.templates.expire(now);
         let mut news = Vec::new();
-        let mut stuck = false;
+        let mut stuck = None;
         for job in &mut self.jobs {
             if job.is_stuck(now) {
-                stuck = true;
+                stuck = Some(job.template);
                 news.extend(job.not_started(now, "the template process does not answer"));
             }
             news.extend(job.expire(now));
         }
-        if stuck {
-            Line::event(Level::Error, "template").with("state", "stuck").write();
-            self.templates.abandon(now);
+        if let Some(template) = stuck {
+            Line::event(Level::Error, "template").with("state", "stuck").with("pid", template).write();
+            self.templates.abandon_stuck(template, now);
         }
         self.jobs.retain(|job| !job.is_over());
         news

@@ -5,8 +5,8 @@
 use std::net::IpAddr;
 
 use hmac_sha256::HMAC;
+use pamrelay_authwire::spelling;
 
-use crate::check;
 use crate::table::Key;
 
 /// What a question counts against.
@@ -38,8 +38,8 @@ impl Hasher {
 
     /// The places of a question to `service` about `user` with `password` from `peer`.
     pub(super) fn question(&self, service: &str, user: &[u8], password: &[u8], peer: IpAddr) -> Keys {
-        let name = check::spelling(user).into_bytes();
-        let account_key = self.key(b"account", &[check::account(user).as_bytes()]);
+        let name = spelling::spelling(user).into_bytes();
+        let account_key = self.key(b"account", &[spelling::account(user).as_bytes()]);
         Keys {
             account: account_key,
             network: self.network(peer),
@@ -49,7 +49,7 @@ impl Hasher {
     }
 
     pub(super) fn account(&self, user: &str) -> Key {
-        self.key(b"account", &[check::account(user.as_bytes()).as_bytes()])
+        self.key(b"account", &[spelling::account(user.as_bytes()).as_bytes()])
     }
 
     pub(super) fn network(&self, peer: IpAddr) -> Key {
