@@ -231,9 +231,10 @@ def pamrelay(*words, **more):
     return subprocess.run([PAMRELAY, *words], capture_output=True, text=True, timeout=60, **more)
 
 
-def kill(pid):
+def kill(pid, how=signal.SIGKILL):
+    """Also one that has ended meanwhile."""
     try:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, how)
     except ProcessLookupError:
         pass
 

@@ -72,7 +72,4 @@ class Daemon:
     @staticmethod
     def _send(how, pids):
         for pid in pids:
-            try:
-                os.kill(pid, how)
-            except ProcessLookupError:
-                pass
+            bed.kill(pid, how)

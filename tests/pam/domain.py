@@ -81,8 +81,8 @@ class Domain:
     @contextmanager
     def refuses(self):
         """The controller's programs have ended; its host is there and refuses connections."""
-        self.host.end_programs()
         try:
+            self.host.end_programs()
             if any(bed.listens(port, CONTROLLER) for port in PORTS):
                 raise AssertionError("the domain controller still listens")
             yield

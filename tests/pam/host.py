@@ -68,19 +68,19 @@ class Host:
         """Its programs are stopped: the kernel still takes their connections, and nobody answers."""
         stopped = self._programs()
         for pid in stopped:
-            os.kill(pid, signal.SIGSTOP)
+            bed.kill(pid, signal.SIGSTOP)
         try:
             yield
         finally:
             for pid in stopped:
-                os.kill(pid, signal.SIGCONT)
+                bed.kill(pid, signal.SIGCONT)
 
     def end_programs(self):
         """Asks them, and then tells them; the host itself stays, and its kernel refuses connections."""
         for how, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, 10)):
             ending = self._programs()
             for pid in ending:
-                os.kill(pid, how)
+                bed.kill(pid, how)
             try:
                 bed.wait_for(f"the programs of {self.address} have ended", lambda: not any(map(bed.running, ending)), patience, 0.1)
                 return
