@@ -60,9 +60,11 @@ class Mysql(BackEnd):
         self.sends_again("sqlok", mariadb.password_of("sqlok"), within=5)
 
     def test_a_database_that_hangs_costs_its_own_logins_and_nobody_else_s_and_works_when_it_is_back(self):
-        self.server.suspend()
         self.addCleanup(self.server.resume)
+        # From here before: as a stranger he would share what one network has with those whose logins hang.
+        self.sends(*LOCAL, port=UNIX_PORT)
 
+        self.server.suspend()
         with self.hanging("sqlok", mariadb.password_of("sqlok"), count=12):  # more than there are workers
             self.sends(*LOCAL, port=UNIX_PORT, within=2)
         self.unavailable("sqlok", mariadb.password_of("sqlok"), phase="worker", reason="deadline")
