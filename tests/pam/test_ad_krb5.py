@@ -34,7 +34,17 @@ class Krb5(BackEnd, Outages):
         self.refused("ALICE", password_of("alice"), verdict="reject", phase="auth", code=10, reason="refused")
 
     def test_a_name_with_the_short_name_of_the_domain_is_nobodys(self):
-        self.refused(r"EXAMPLE\alice", password_of("alice"), verdict="reject", phase="auth", code=10, reason="refused")
+        self.refused(r"EXAMPLE\alice", password_of("alice"), verdict="reject", phase="auth", code=7, reason="refused")
+
+    def test_a_backslash_that_kerberos_would_drop_makes_no_other_name(self):
+        before = self.domain.account("alice")
+
+        for name in (r"a\lice", r"ali\ce", r"\alice", rf"a\lice@{REALM}"):
+            with self.subTest(name):
+                self.refused(name, "not it", verdict="reject", phase="auth", code=7, reason="refused")
+                self.refused(name, password_of("alice"), verdict="reject", phase="auth", code=7, reason="refused")
+
+        self.assertEqual(self.domain.account("alice"), before)
 
     def test_a_name_of_another_realm_is_refused_and_nobody_is_asked_about_it(self):
         for name in ("alice@ad.example.org", "alice@ELSEWHERE.EXAMPLE.ORG", "alice@AD.EXAMPLE.ORG@ELSEWHERE.EXAMPLE.ORG"):

@@ -1,6 +1,7 @@
 """/etc/passwd and /etc/shadow through pam_unix, and the modules that are put beside it."""
 
 import re
+import time
 from pathlib import Path
 
 import bed
@@ -19,7 +20,7 @@ def setUpModule():
     person("passwdlocked", "locked password")
     run("usermod", "--lock", "passwdlocked")
     person("passwdnone", None)
-    for number in range(1, 5):
+    for number in range(1, 6):
         person(f"guessed{number}", "guessed password")
     for group, members in {"mailusers": "quick", "travellers": "ada"}.items():
         run("groupadd", group)
@@ -89,6 +90,20 @@ class Faillock(BackEnd):
         self.assertEqual(set(replies), {"535 5.7.8", "454 4.7.0"})
         self.assertEqual(tries_at("guessed2"), replies.count("535 5.7.8"))
         self.assertLess(tries_at("guessed2"), deny())
+
+    def test_a_file_that_is_edited_in_place_is_heeded(self):
+        before = FAILLOCK.read_text()
+        self.addCleanup(FAILLOCK.write_text, before)
+        inode = FAILLOCK.stat().st_ino
+        FAILLOCK.write_text(before.replace(f"deny = {deny()}", "deny = 3"))
+        self.assertEqual((FAILLOCK.stat().st_ino, deny()), (inode, 3))
+        time.sleep(0.3)  # the helper looks at most five times a second
+
+        for number in range(6):
+            self.log_in("guessed5", f"guess {number}")
+
+        self.assertLess(tries_at("guessed5"), 3)
+        self.sends("guessed5", "guessed password")
 
     def test_the_same_wrong_password_again_and_again_locks_nobody_out(self):
         replies = {self.log_in("guessed3", "an old password").reply for _ in range(3 * deny())}
