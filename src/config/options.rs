@@ -241,8 +241,8 @@ pub const ROWS: &[Row] = &[
         key: "auth.workers",
         wants: Wants::Count { least: 1, most: 64 },
         fallback: Value("8"),
-        about: "How many questions to PAM are worked on at once. Others wait. Some more are allowed while these hang, and a quarter more for people who logged in from the same network lately: \
-                their questions also go first, and those of strangers yield the processor to them.",
+        about: "How many questions to PAM are worked on at once. Others wait. Some more are allowed while these hang, and a quarter more where some are of people who logged in from the same network \
+                lately and some of others: the former go first. Only as many compute at once as there are processors, and one more.",
     },
     Row {
         key: "auth.account_failures",

@@ -40,9 +40,14 @@ fn accepted(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Accept(_))
 }
 
-/// Whom a line of the log is about.
-fn account(line: &str) -> Option<String> {
-    line.split("account=\"").nth(1)?.split('"').next().map(str::to_owned)
+/// Who was accepted, when there are so many.
+fn accepted_in_order(helper: &Helper, count: usize) -> Vec<String> {
+    let account = |line: &str| Some(line.split("account=\"").nth(1)?.split('"').next()?.to_owned());
+    waits_for("so many accepted", || {
+        let log = helper.log();
+        let names: Vec<String> = log.lines().filter(|line| line.contains("verdict=accept")).filter_map(account).collect();
+        (names.len() == count).then_some(names)
+    })
 }
 
 /// The worker of a question that hangs: it has become what it is, and its program runs.
@@ -95,12 +100,25 @@ root_test! {
             fs::remove_file(helper.dir.path().join("hang")).unwrap();
         });
 
-        let order: Vec<String> = waits_for("four answers in the log", || {
-            let log = helper.log();
-            let names: Vec<String> = log.lines().filter(|line| line.contains("verdict=accept")).filter_map(account).collect();
-            (names.len() == 4).then_some(names)
+        assert_eq!(accepted_in_order(&helper, 4), ["bob", "hanger", "bob", "carol"]);
+    }
+
+    fn who_is_accepted_does_not_wait_behind_strangers_when_he_already_waits_again() {
+        let helper = stage().set("WORKERS", "1").start();
+        hangs(&helper);
+
+        thread::scope(|scope| {
+            let helper = &helper;
+            scope.spawn(|| helper.asks_from("198.51.100.1", b"hanger", b"right"));
+            fills_up(helper, 1, 0);
+            for (waiting, (peer, user)) in (1..).zip([("192.0.2.25", "bob"), ("198.51.100.2", "carol"), ("192.0.2.25", "bob")]) {
+                scope.spawn(move || helper.asks_from(peer, user.as_bytes(), b"right"));
+                fills_up(helper, 1, waiting);
+            }
+            fs::remove_file(helper.dir.path().join("hang")).unwrap();
         });
-        assert_eq!(order, ["bob", "hanger", "bob", "carol"]);
+
+        assert_eq!(accepted_in_order(&helper, 4), ["hanger", "bob", "bob", "carol"]);
     }
 
     fn a_stranger_s_worker_yields_the_processor_to_those_who_were_accepted_there_before() {

@@ -14,6 +14,7 @@ use nix::sys::socket::{MsgFlags, recv};
 use nix::unistd::Pid;
 use pamrelay_authwire::Reason;
 
+use crate::limits::Standing;
 use crate::report::{MAX_REPORT, Report};
 use crate::sys;
 
@@ -28,6 +29,7 @@ const NEWS: Duration = Duration::from_millis(100);
 
 pub(crate) struct Job {
     pub(crate) id: u64,
+    pub(crate) standing: Standing,
     pub(crate) template: Pid,
     pub(crate) answers: OwnedFd,
     pub(crate) pidfd: Option<OwnedFd>,
@@ -52,9 +54,18 @@ pub(crate) enum News {
 }
 
 impl Job {
-    pub(crate) fn new(id: u64, question: u64, template: Pid, answers: OwnedFd, asked: Instant, deadline: Instant) -> Self {
+    pub(crate) fn new(
+        id: u64,
+        question: u64,
+        standing: Standing,
+        template: Pid,
+        answers: OwnedFd,
+        asked: Instant,
+        deadline: Instant,
+    ) -> Self {
         Self {
             id,
+            standing,
             template,
             answers,
             pidfd: None,
@@ -174,6 +185,18 @@ impl Job {
         age < SLEEPY || age < BUSY && self.slept(age).is_none_or(|slept| slept < age / 2)
     }
 
+    /// Whether it is on a processor this moment, or in line for one. One that has been for longer leaves its turn to others:
+    /// it may be in an endless loop.
+    pub(crate) fn is_computing(&self, now: Instant) -> bool {
+        let young = self.gone.is_none() && now.saturating_duration_since(self.asked) < SLEEPY;
+        young && (self.pidfd.is_none() || self.runs())
+    }
+
+    fn runs(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        stat.rsplit_once(')').is_some_and(|(_, fields)| fields.trim_start().starts_with('R'))
+    }
+
     /// The kernel's account: all but the time spent on a processor or in line for one.
     fn slept(&self, age: Duration) -> Option<Duration> {
         let account = std::fs::read_to_string(format!("/proc/{}/schedstat", self.pid)).ok()?;
@@ -221,7 +244,7 @@ mod tests {
         let child = Command::new("sleep").arg("60").spawn().unwrap();
         let pid = Pid::from_raw(child.id().try_into().unwrap());
         let now = Instant::now();
-        let mut job = Job::new(1, 7, pid, ours, now, now + Duration::from_secs(5));
+        let mut job = Job::new(1, 7, Standing::Stranger, pid, ours, now, now + Duration::from_secs(5));
         job.started(pid, Some(sys::pidfd_open(pid).unwrap()));
         (job, theirs, child, now)
     }
@@ -309,5 +332,26 @@ mod tests {
         assert!(!job.is_busy(Instant::now()));
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn one_that_computes_does_so_until_it_has_for_long_and_one_that_sleeps_does_not() {
+        let (sleeper, _worker, mut sleeps, _) = job();
+        let (mut computer, _worker, mut unused, now) = job();
+        let mut loops = Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
+        let pid = Pid::from_raw(loops.id().try_into().unwrap());
+        computer.started(pid, Some(sys::pidfd_open(pid).unwrap()));
+
+        let are_told_apart = (0..500).any(|_| {
+            std::thread::sleep(Duration::from_millis(1));
+            computer.is_computing(now) && !sleeper.is_computing(now)
+        });
+        let for_long = computer.is_computing(now + SLEEPY);
+
+        for child in [&mut sleeps, &mut unused, &mut loops] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert!(are_told_apart && !for_long);
     }
 }

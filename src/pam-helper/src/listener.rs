@@ -45,6 +45,8 @@ const SHARE_OF_NETWORK: usize = 4;
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// After an accept that failed for want of something (descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// While questions wait because others compute.
+const LOOK: Duration = Duration::from_millis(20);
 
 pub(crate) struct Listener {
     pub(crate) settings: Settings,
@@ -63,6 +65,8 @@ pub(crate) struct Listener {
     pub(crate) losses: Losses,
     pub(crate) began: Instant,
     pub(crate) accept_again: Option<Instant>,
+    /// When a worker that computes now may have stopped.
+    pub(crate) look_again: Option<Instant>,
     pub(crate) rotate_again: Option<Instant>,
     pub(crate) drops: Drops,
     /// SIGTERM and SIGINT, without blocking.
@@ -90,7 +94,7 @@ impl Listener {
     /// Serves until the process is asked to end. Questions under way are then lost, which their askers
     /// take as *unavailable*.
     pub(crate) fn serve(mut self) -> io::Result<()> {
-        self.workshop.vacancies(Instant::now()); // the first template starts before the first question
+        self.workshop.places(Instant::now()); // the first template starts before the first question
         loop {
             let now = Instant::now();
             self.rotate_tickets(now);
@@ -171,7 +175,8 @@ impl Listener {
         let askers = self.askers.iter().map(|asker| asker.since + asker::PATIENCE);
         let waiting = self.waiting.iter().map(|pending| pending.latest_start(&self.settings));
         let departures = self.departures.times();
-        let next = askers.chain(waiting).chain(departures).chain(self.workshop.next_deadline(now)).chain(self.accept_again);
+        let next =
+            askers.chain(waiting).chain(departures).chain(self.workshop.next_deadline(now)).chain(self.accept_again).chain(self.look_again);
         let next = next.filter(|time| *time > now).min();
         let wait = next.map_or(LONGEST_SLEEP, |next| next.saturating_duration_since(now)).min(LONGEST_SLEEP);
         // One more millisecond, so that the moment has passed when poll returns.
@@ -282,10 +287,11 @@ impl Listener {
     /// Gives waiting questions to workers, in order; one whose account or network has as many questions
     /// under way as it may still fail waits for their outcome, so that parallel guesses count like others.
     fn start_workers(&mut self, now: Instant) {
+        self.look_again = None;
         if self.waiting.is_empty() {
             return;
         }
-        let mut vacancies = self.workshop.vacancies(now);
+        let places = self.workshop.places(now);
         if let Some(window) = self.limits.keep_below(self.workshop.lockout()) {
             let why = match self.workshop.lockout() {
                 Some(_) => "pam_faillock in the service locks accounts: fewer failures reach it",
@@ -294,11 +300,20 @@ impl Listener {
             let line = Line::event(Level::Notice, "limits").with("account_failures", window.most).with("seconds", window.length.as_secs());
             line.text("text", why).write();
         }
+        let Some(mut places) = places else { return };
         let mut at = 0;
         while let Some(pending) = self.waiting.get(at) {
             let cause = |phase, reason| Cause { phase, code: 0, reason };
-            if !vacancies.are_there_for(pending.standing) {
-                return; // nor for those behind it
+            let standing = pending.standing;
+            if !places.is_there_one_for(standing) {
+                if places.is_there_one_soon(standing) {
+                    self.look_again = Some(now + LOOK);
+                }
+                match standing {
+                    Standing::Known => at = self.waiting.known(), // there may be one for a stranger
+                    Standing::Stranger => return,
+                }
+                continue;
             }
             let mut once_more = false;
             let refusal = if let Some(reason) = pending.unfit {
@@ -332,7 +347,7 @@ impl Listener {
                     pending.began = Some(now);
                     pending.once_more = once_more;
                     self.running.push((job, pending));
-                    vacancies.take();
+                    places.taken(standing, true, true);
                 }
                 Err(NoWorker::Ours) => return, // for want of descriptors, which others give back: the question waits
                 Err(NoWorker::Template) => return self.workshop.abandon_template(now), // it waits for the next one
@@ -389,6 +404,7 @@ impl Listener {
             Outcome::Accept(_) => {
                 self.tempo.accepted(took, now);
                 self.limits.accepted(&pending.keys, now);
+                self.waiting.recognise(&pending.keys);
             }
             Outcome::Reject(cause) => {
                 if [Phase::Auth, Phase::Account, Phase::Identity].contains(&cause.phase) {

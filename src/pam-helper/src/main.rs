@@ -29,6 +29,7 @@ mod notify;
 mod orders;
 mod pam;
 mod pending;
+mod places;
 mod rate;
 mod report;
 mod rules;
@@ -204,6 +205,7 @@ fn listen() -> Result<(), Refusal> {
         losses: Losses::default(),
         began,
         accept_again: None,
+        look_again: None,
         rotate_again: None,
         drops: Drops::new(began),
         signals,

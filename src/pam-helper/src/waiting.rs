@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use crate::limits::Standing;
+use crate::limits::{Keys, Standing};
 use crate::pending::Pending;
 use crate::settings::Settings;
 
@@ -36,6 +36,22 @@ impl Waiting {
                 if full { self.strangers.pop_back() } else { None }
             }
         }
+    }
+
+    /// Somebody was accepted: who waits with the same account from the same network is no stranger any more.
+    pub(crate) fn recognise(&mut self, accepted: &Keys) {
+        for pending in std::mem::take(&mut self.strangers) {
+            if pending.keys.are_alike(accepted) {
+                self.known.push_back(Pending { standing: Standing::Known, ..pending });
+            } else {
+                self.strangers.push_back(pending);
+            }
+        }
+    }
+
+    /// How many wait who are known: those after them are strangers.
+    pub(crate) fn known(&self) -> usize {
+        self.known.len()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -96,13 +112,17 @@ mod tests {
             service: String::new(),
             typed: Vec::new(),
             asked: String::new(),
-            keys: Limits::new(&settings(), [0; 32], arrived).keys("", b"", b"", [127, 0, 0, 1].into()),
+            keys: keys(""),
             standing,
             unfit: None,
             arrived,
             began: None,
             once_more: false,
         }
+    }
+
+    fn keys(user: &str) -> Keys {
+        Limits::new(&settings(), [0; 32], Instant::now()).keys("", user.as_bytes(), b"", [127, 0, 0, 1].into())
     }
 
     fn ids(waiting: &Waiting) -> Vec<u64> {
@@ -136,6 +156,18 @@ mod tests {
         assert_eq!(turned_away(7, Standing::Known), Some(1));
         assert_eq!(turned_away(8, Standing::Known), Some(8));
         assert_eq!(ids(&waiting), [5, 6, 7]);
+    }
+
+    #[test]
+    fn who_is_accepted_is_a_stranger_no_more_where_he_waits_again() {
+        let (mut waiting, now) = (Waiting::new(&settings()), Instant::now());
+        let of = |id, user: &str| Pending { keys: keys(user), ..question(id, Standing::Stranger, now) };
+        [of(1, "ann"), of(2, "bob"), of(3, "ann")].into_iter().for_each(|pending| drop(waiting.join(pending)));
+
+        waiting.recognise(&keys("ann"));
+
+        assert_eq!((ids(&waiting), waiting.known()), (vec![1, 3, 2], 2));
+        assert!(waiting.iter().take(2).all(|pending| pending.standing == Standing::Known));
     }
 
     #[test]

@@ -4,7 +4,9 @@
 //! its place until its process is really gone, so hung workers are bounded whatever holds them.
 
 use std::io;
+use std::num::NonZero;
 use std::os::fd::{AsFd, AsRawFd};
+use std::thread::available_parallelism;
 use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags};
@@ -17,11 +19,10 @@ use crate::limits::Standing;
 use crate::lockout::Lockout;
 use crate::log::{Level, Line};
 use crate::pending::Pending;
+use crate::places::Places;
 use crate::settings::Settings;
 use crate::templates::{Readiness, Templates};
 
-/// One part in so many workers, and as many again, is for people who are known where they come from.
-const KEPT: usize = 4;
 /// How much a stranger's worker yields to others when the processor is short: nine parts in ten (see `nice(2)`). Hashing
 /// a guess then costs those who are known little time, and nothing is lost when nobody else wants to compute.
 const YIELDS: i32 = 10;
@@ -30,8 +31,7 @@ pub(crate) struct Workshop {
     templates: Templates,
     jobs: Vec<Job>,
     next_job: u64,
-    workers: usize,
-    slow_workers: usize,
+    empty: Places,
 }
 
 /// What a descriptor in the poll set belongs to.
@@ -40,13 +40,6 @@ pub(crate) enum Source {
     Control(Pid),
     Report(u64),
     End(u64),
-}
-
-/// How many workers can be started now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Vacancies {
-    known: usize,
-    strangers: usize,
 }
 
 /// Why no worker could be asked for.
@@ -73,16 +66,20 @@ impl Workshop {
             templates: Templates::new(settings.rules.clone()),
             jobs: Vec::new(),
             next_job: 1,
-            workers: settings.workers,
-            slow_workers: settings.slow_workers,
+            // Looked at once: a site that takes processors away while we run loses little.
+            empty: Places::new(settings, available_parallelism().map_or(1, NonZero::get)),
         }
     }
 
-    /// Beside the busy and the hung ones; none without a template.
-    pub(crate) fn vacancies(&mut self, now: Instant) -> Vacancies {
+    /// Who has which place now; `None` without a template.
+    pub(crate) fn places(&mut self, now: Instant) -> Option<Places> {
         match self.templates.readiness(now) {
-            Readiness::Now => Vacancies::beside(self.busy(now), self.jobs.len(), self.workers, self.slow_workers),
-            Readiness::Later => Vacancies { known: 0, strangers: 0 },
+            Readiness::Now => {
+                let mut places = self.empty.clone();
+                self.jobs.iter().for_each(|job| places.taken(job.standing, job.is_busy(now), job.is_computing(now)));
+                Some(places)
+            }
+            Readiness::Later => None,
         }
     }
 
@@ -96,7 +93,7 @@ impl Workshop {
 
     /// How many workers there are now, and what they take.
     pub(crate) fn census(&self, now: Instant) -> Census {
-        let busy = self.busy(now);
+        let busy = self.jobs.iter().filter(|job| job.is_busy(now)).count();
         Census {
             busy,
             slow: self.jobs.len().saturating_sub(busy),
@@ -117,7 +114,7 @@ impl Workshop {
         };
         let template = self.templates.fork(id, yields, worker.as_fd()).map_err(|_| NoWorker::Template)?;
         self.next_job += 1;
-        self.jobs.push(Job::new(id, pending.id, template, answers, now, deadline));
+        self.jobs.push(Job::new(id, pending.id, pending.standing, template, answers, now, deadline));
         Ok(id)
     }
 
@@ -214,36 +211,8 @@ impl Workshop {
         }
     }
 
-    fn busy(&self, now: Instant) -> usize {
-        self.jobs.iter().filter(|job| job.is_busy(now)).count()
-    }
-
     fn job(&mut self, id: u64) -> Option<&mut Job> {
         self.jobs.iter_mut().find(|job| job.id == id)
-    }
-}
-
-impl Vacancies {
-    /// Of those that compute there are a few more for people who are known; of all there are a few less for strangers.
-    fn beside(busy: usize, all: usize, workers: usize, slow_workers: usize) -> Self {
-        let kept = workers / KEPT;
-        let (computing, most) = (workers + kept, workers + slow_workers);
-        let left = |kept: usize| (computing - kept).saturating_sub(busy).min((most - kept).saturating_sub(all));
-        Self { known: left(0), strangers: left(kept) }
-    }
-
-    pub(crate) fn are_there_for(&self, standing: Standing) -> bool {
-        let left = match standing {
-            Standing::Known => self.known,
-            Standing::Stranger => self.strangers,
-        };
-        left > 0
-    }
-
-    /// One was started.
-    pub(crate) fn take(&mut self) {
-        self.known = self.known.saturating_sub(1);
-        self.strangers = self.strangers.saturating_sub(1);
     }
 }
 
@@ -252,45 +221,4 @@ pub(crate) fn own_kib(pid: Pid) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
     line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn vacancies(busy: usize, all: usize, workers: usize, slow_workers: usize) -> (usize, usize) {
-        let vacancies = Vacancies::beside(busy, all, workers, slow_workers);
-        (vacancies.known, vacancies.strangers)
-    }
-
-    #[test]
-    fn those_who_are_known_have_a_quarter_more_workers_that_compute() {
-        assert_eq!(vacancies(0, 0, 8, 24), (10, 8));
-        assert_eq!(vacancies(8, 8, 8, 24), (2, 0));
-        assert_eq!(vacancies(10, 10, 8, 24), (0, 0));
-        assert_eq!(vacancies(0, 0, 1, 24), (1, 1));
-    }
-
-    #[test]
-    fn workers_are_bounded_however_many_hang_and_strangers_leave_some_of_them_free() {
-        assert_eq!(vacancies(0, 24, 8, 24), (8, 6));
-        assert_eq!(vacancies(0, 30, 8, 24), (2, 0));
-        assert_eq!(vacancies(0, 32, 8, 24), (0, 0));
-        assert_eq!(vacancies(0, 0, 8, 0), (8, 6));
-        assert_eq!(vacancies(1, 1, 1, 0), (0, 0));
-    }
-
-    #[test]
-    fn a_worker_takes_a_place_from_both() {
-        let mut vacancies = Vacancies::beside(7, 7, 8, 24);
-        assert!(vacancies.are_there_for(Standing::Stranger));
-
-        vacancies.take();
-
-        assert!(!vacancies.are_there_for(Standing::Stranger));
-        assert!(vacancies.are_there_for(Standing::Known));
-        vacancies.take();
-        vacancies.take();
-        assert!(!vacancies.are_there_for(Standing::Known));
-    }
 }

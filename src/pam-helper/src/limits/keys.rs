@@ -23,6 +23,11 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
+    /// Whether both are about the same account from the same network.
+    pub(crate) fn are_alike(&self, other: &Self) -> bool {
+        self.pair == other.pair
+    }
+
     pub(crate) fn is_of_network_of(&self, other: &Self) -> bool {
         self.network == other.network
     }
