@@ -25,6 +25,8 @@ struct Course {
     done: Cell<u64>,
     failed: Cell<u64>,
     times: RefCell<Vec<Duration>>,
+    /// When each was done.
+    ends: RefCell<Vec<Instant>>,
     /// What was answered to logins, and how often.
     replies: RefCell<BTreeMap<String, u64>>,
 }
@@ -39,6 +41,7 @@ impl Course {
             done: Cell::new(0),
             failed: Cell::new(0),
             times: RefCell::default(),
+            ends: RefCell::default(),
             replies: RefCell::default(),
         })
     }
@@ -68,6 +71,7 @@ impl Course {
         self.done.set(self.done.get() + 1);
         self.ended.set(Some(Instant::now()));
         self.times.borrow_mut().push(began.elapsed());
+        self.ends.borrow_mut().push(Instant::now());
     }
 
     fn failed(&self, problem: &Failure) {
@@ -82,6 +86,17 @@ impl Course {
             (Some(started), Some(ended)) => ended.duration_since(started).as_secs_f64(),
             _ => 0.0,
         }
+    }
+
+    /// So many a second from the first answer on and while there is load: neither the first second, in which no refusal
+    /// may leave, nor the last ones, which are alone, count.
+    fn steady_rate(&self, load: &Load) -> f64 {
+        let over = self.start() + Duration::from_secs_f64(load.seconds);
+        let ends = self.ends.borrow();
+        let mut inside = ends.iter().filter(|end| load.count > 0 || **end < over);
+        let Some(first) = inside.next() else { return 0.0 };
+        let (count, last) = inside.fold((0, first), |(count, _), end| (count + 1, end));
+        rate(count, last.duration_since(*first).as_secs_f64())
     }
 
     fn quantile(&self, part: f64) -> f64 {
@@ -162,7 +177,7 @@ pub(crate) async fn logins(load: Load) -> Result<(), Failure> {
         "{}",
         json!({
             "done": course.done.get(), "failed": course.failed.get(), "seconds": course.seconds(),
-            "rate": rate(course.done.get(), course.seconds()), "replies": *course.replies.borrow(),
+            "rate": course.steady_rate(&shared.load), "replies": *course.replies.borrow(),
             "median_ms": course.quantile(0.5), "p95_ms": course.quantile(0.95), "p99_ms": course.quantile(0.99),
         })
     );

@@ -24,6 +24,8 @@ pub(crate) const FORKING: Duration = Duration::from_secs(2);
 const BUSY: Duration = Duration::from_secs(1);
 /// And from this age on one that has slept for most of its life.
 const SLEEPY: Duration = Duration::from_millis(200);
+/// How long it is believed that one computes, before it is looked at again: a look costs a file of /proc.
+const GLANCE: Duration = Duration::from_millis(10);
 /// How long the news of how a worker ended may lag behind its end.
 const NEWS: Duration = Duration::from_millis(100);
 
@@ -36,6 +38,8 @@ pub(crate) struct Job {
     question: u64,
     pid: Pid,
     asked: Instant,
+    /// When it was last known to compute. It begins with that.
+    computed: Instant,
     deadline: Instant,
     /// Since when its process is known to be no more.
     gone: Option<Instant>,
@@ -72,6 +76,7 @@ impl Job {
             question,
             pid: Pid::from_raw(0),
             asked,
+            computed: asked,
             deadline,
             gone: None,
             ended: None,
@@ -187,9 +192,14 @@ impl Job {
 
     /// Whether it is on a processor this moment, or in line for one. One that has been for longer leaves its turn to others:
     /// it may be in an endless loop.
-    pub(crate) fn is_computing(&self, now: Instant) -> bool {
-        let young = self.gone.is_none() && now.saturating_duration_since(self.asked) < SLEEPY;
-        young && (self.pidfd.is_none() || self.runs())
+    pub(crate) fn is_computing(&mut self, now: Instant) -> bool {
+        if self.gone.is_some() || now.saturating_duration_since(self.asked) >= SLEEPY {
+            return false;
+        }
+        if now.saturating_duration_since(self.computed) >= GLANCE && self.runs() {
+            self.computed = now;
+        }
+        now.saturating_duration_since(self.computed) < GLANCE
     }
 
     fn runs(&self) -> bool {
@@ -336,7 +346,7 @@ mod tests {
 
     #[test]
     fn one_that_computes_does_so_until_it_has_for_long_and_one_that_sleeps_does_not() {
-        let (sleeper, _worker, mut sleeps, _) = job();
+        let (mut sleeper, _worker, mut sleeps, _) = job();
         let (mut computer, _worker, mut unused, now) = job();
         let mut loops = Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
         let pid = Pid::from_raw(loops.id().try_into().unwrap());
@@ -344,7 +354,7 @@ mod tests {
 
         let are_told_apart = (0..500).any(|_| {
             std::thread::sleep(Duration::from_millis(1));
-            computer.is_computing(now) && !sleeper.is_computing(now)
+            computer.is_computing(now + GLANCE) && !sleeper.is_computing(now + GLANCE * 2)
         });
         let for_long = computer.is_computing(now + SLEEPY);
 

@@ -76,7 +76,7 @@ impl Workshop {
         match self.templates.readiness(now) {
             Readiness::Now => {
                 let mut places = self.empty.clone();
-                self.jobs.iter().for_each(|job| places.taken(job.standing, job.is_busy(now), job.is_computing(now)));
+                self.jobs.iter_mut().for_each(|job| places.taken(job.standing, job.is_busy(now), job.is_computing(now)));
                 Some(places)
             }
             Readiness::Later => None,
