@@ -181,7 +181,7 @@ impl Refusal {
     pub const IDLE: Self = Self::new(421, 4, 2, "Waited too long, closing connection");
     pub const INJECTION: Self = Self::new(554, 7, 0, "Nothing may follow STARTTLS before the handshake, closing connection");
     pub const NO_LOGIN: Self = Self::new(421, 4, 2, "Not logged in for too long, closing connection");
-    pub const OTHER_PROTOCOL: Self = Self::new(421, 5, 1, "This is a mail server, closing connection");
+    pub const OTHER_PROTOCOL: Self = Self::new(421, 5, 1, "This is a mail server, not one for HTTP, closing connection");
     pub const SESSION_OVER: Self = Self::new(421, 4, 2, "This session has lasted long enough, closing connection");
     pub const TLS_ON_PLAIN: Self = Self::new(421, 5, 1, "This port starts without TLS: use STARTTLS, closing connection");
     pub const TOO_MANY_ERRORS: Self = Self::new(421, 7, 0, "Too many errors, closing connection");
