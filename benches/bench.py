@@ -69,7 +69,7 @@ class Bench:
 
     def measure(self, server, mode, options):
         """One number, or a text that says why there is none."""
-        server.start_without_limits() if "--wrong" in options else server.start()
+        server.start_for_refusals() if "--wrong" in options else server.start()
         sink = subprocess.Popen([self.load, "sink", "--listen", f"127.0.0.1:{bed.SINK}"])
         try:
             bed.wait_for("the sink listens", lambda: bed.listens(bed.SINK))
@@ -148,7 +148,8 @@ class Bench:
             rows.append([name, values[0], median(ceilings), median(parts), *peer])
         title = (f"Median of {self.rounds} rounds of {self.seconds:g} s; a connection, a handshake and a password (yescrypt) each time.\n"
                  f"PAM alone: right passwords in a bare loop on the same {CORES} cores, before and after in every round, in as many processes\n"
-                 "as there are clients, one for each core at most. Refused: wrong passwords, all different, and no limit on them.")
+                 "as there are clients, one for each core at most. Refused: wrong passwords, all different, without limits on them\n"
+                 "and (pamrelay) with auth.failure_floor at 50ms, so that clients do not wait for it.")
         peer = [servers[1].name, ("ratio", times)] if len(servers) == 2 else []
         print_table(title, ["login/s", servers[0].name, "PAM alone", ("of it", percent), *peer], rows)
         return rows

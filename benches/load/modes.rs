@@ -13,8 +13,6 @@ use crate::client::{Session, Shared, report};
 use crate::sink::now;
 use crate::{Failure, Load};
 
-/// After so long refusals come at any time.
-const SETTLING: Duration = Duration::from_secs(3);
 /// How long the sink may stay without a new arrival before the rest counts as lost.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -90,13 +88,11 @@ impl Course {
         }
     }
 
-    /// So many a second while there is load: not among the last ones, which are alone. Refusals wait for their time, at
-    /// first all together, so theirs are counted from when that is over.
+    /// So many a second from the first answer on and while there is load: the last ones, which are alone, do not count.
     fn steady_rate(&self, load: &Load) -> f64 {
-        let settled = if load.wrong && load.count == 0 { SETTLING } else { Duration::ZERO };
         let over = self.start() + Duration::from_secs_f64(load.seconds);
         let ends = self.ends.borrow();
-        let mut inside = ends.iter().filter(|end| **end >= self.start() + settled && (load.count > 0 || **end < over));
+        let mut inside = ends.iter().filter(|end| load.count > 0 || **end < over);
         let Some(first) = inside.next() else { return 0.0 };
         let (count, last) = inside.fold((0, first), |(count, _), end| (count + 1, end));
         rate(count, last.duration_since(*first).as_secs_f64())
