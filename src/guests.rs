@@ -7,20 +7,19 @@
 //! Invariants: it is root's alone (0600), it is replaced in one step or not at all, and no name is in it twice. A line that
 //! is not understood stays as it is.
 
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 use pamrelay_authwire::spelling;
 use yescrypt::{PasswordHasher as _, Yescrypt};
 
+use crate::replace::replace;
+
 /// Where `pamrelay guest` and the example of a PAM service look.
 pub const PATH: &str = "/etc/pamrelay/guests";
-
-/// From 512 octets on PAM's modules refuse a password without looking at it.
-const LONGEST_PASSWORD: usize = 511;
 
 #[derive(Debug, thiserror::Error)]
 pub enum GuestError {
@@ -34,7 +33,7 @@ pub enum GuestError {
     NotThere(String),
     #[error("{0} cannot be the name of a guest: {1}")]
     Name(String, &'static str),
-    #[error("the password is empty, has a NUL, or is longer than {LONGEST_PASSWORD} octets")]
+    #[error("the password is empty, has a NUL, or is longer than {} octets", spelling::LONGEST_PASSWORD)]
     Password,
     #[error("the password cannot be hashed: {0}")]
     Hash(String),
@@ -102,22 +101,9 @@ impl Guests {
         self.write()
     }
 
-    /// Beside the file, synced, then over it.
     fn write(&self) -> Result<(), GuestError> {
-        let fresh = self.path.with_extension("new");
-        let write = || -> io::Result<()> {
-            match fs::remove_file(&fresh) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                Ok(()) | Err(_) => {}
-            }
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
-            file.set_permissions(Permissions::from_mode(0o600))?;
-            self.lines.iter().try_for_each(|line| writeln!(file, "{line}"))?;
-            file.sync_all()?;
-            fs::rename(&fresh, &self.path)?;
-            File::open(self.path.parent().unwrap_or(Path::new("/")))?.sync_all()
-        };
-        write().map_err(|source| GuestError::File { doing: "cannot be written", path: self.path.clone(), source })
+        let text: String = self.lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect();
+        replace(&self.path, 0o600, &text).map_err(|source| GuestError::File { doing: "cannot be written", path: self.path.clone(), source })
     }
 }
 
@@ -143,7 +129,7 @@ fn admissible(name: &str) -> Result<(), GuestError> {
 
 /// yescrypt with the cost that Debian and Red Hat have.
 fn hash(password: &[u8]) -> Result<String, GuestError> {
-    if password.is_empty() || password.len() > LONGEST_PASSWORD || password.contains(&0) {
+    if !spelling::is_password(password) {
         return Err(GuestError::Password);
     }
     let mut salt = [0; 16];
@@ -154,6 +140,9 @@ fn hash(password: &[u8]) -> Result<String, GuestError> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn file() -> (tempfile::TempDir, PathBuf) {

@@ -7,8 +7,8 @@
 //! 5. [`delivery`] takes it to the next server; [`dsn`] tells the sender what did not work, through the queue again.
 //!
 //! Around it: [`config`] is what may be said in the configuration, [`cli`] what may be said on the command line, [`run`]
-//! starts the roles and keeps them, [`sandbox`] closes a role in, [`guests`] are people without an account, [`log`] says
-//! what happened.
+//! starts the roles and keeps them, [`sandbox`] closes a role in, [`guests`] are people without an account, `replace` writes
+//! files anew, [`log`] says what happened.
 #![forbid(unsafe_code)]
 
 pub mod auth;
@@ -23,6 +23,7 @@ pub mod keys;
 pub mod log;
 pub mod message;
 pub mod queue;
+mod replace;
 pub mod run;
 pub mod sandbox;
 pub mod session;

@@ -1,9 +1,11 @@
 //! How many sessions there are, in all and from one address. Full is answered, never a hang.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use pamrelay_authwire::network;
 
 #[derive(Debug)]
 pub struct Door {
@@ -87,14 +89,6 @@ impl Drop for Seat {
                 inside.by_address.remove(&self.address);
             }
         }
-    }
-}
-
-/// One host: an IPv4 address, or the /64 that one IPv6 host usually has to itself.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
     }
 }
 

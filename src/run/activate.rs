@@ -2,8 +2,8 @@
 //!
 //! The copy is replaced in one step or not at all, and its text is the text that was checked.
 
-use std::fs::{self, File, Permissions};
-use std::io::{self, Write};
+use std::fs::{self, Permissions};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use nix::unistd::{Gid, Group, Uid, User, chown};
 
 use super::{FRONT_USER, KEYS_USER, QUEUE_USER};
 use crate::config::{Auth, Config, Guests, LowPorts, Mistakes};
+use crate::replace::replace;
 
 /// A configuration and the very text it was read from.
 #[derive(Debug)]
@@ -57,8 +58,8 @@ impl Accepted {
     pub fn activate(&self, accounts: Accounts) -> Result<(), ActivateError> {
         prepare(&self.config, accounts)?;
         let active = self.config.active();
-        replace(&active.join("auth.env"), &auth_env_file(&self.config))?;
-        replace(&active.join("pamrelay.yaml"), &self.text)
+        copy(&active.join("auth.env"), &auth_env_file(&self.config))?;
+        copy(&active.join("pamrelay.yaml"), &self.text)
     }
 }
 
@@ -97,18 +98,9 @@ fn directory(path: &Path, mode: u32, (uid, gid): (Uid, Gid)) -> Result<(), Activ
     fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed("cannot change its mode"))
 }
 
-/// New content under an old name: written beside it, synced, renamed.
-fn replace(path: &Path, text: &str) -> Result<(), ActivateError> {
-    let failed = |doing| move |source: io::Error| ActivateError::File { doing, path: path.to_owned(), source };
-    let fresh = path.with_extension("new");
-    let write = || -> io::Result<()> {
-        let mut file = File::create(&fresh)?;
-        file.set_permissions(Permissions::from_mode(0o644))?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&fresh, path)
-    };
-    write().map_err(failed("cannot be written"))
+/// The roles may read it, each under a user of its own.
+fn copy(path: &Path, text: &str) -> Result<(), ActivateError> {
+    replace(path, 0o644, text).map_err(|source| ActivateError::File { doing: "cannot be written", path: path.to_owned(), source })
 }
 
 /// The helper's settings, as `pamrelay-auth` reads them from its environment.
@@ -163,18 +155,5 @@ mod tests {
         let file = auth_env_file(&config);
 
         assert!(file.contains("\nPAMRELAY_GROUPS=\"AD\\\\mail users,\\$x\"\n"), "{file}");
-    }
-
-    #[test]
-    fn the_copy_is_replaced_in_one_step() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("pamrelay.yaml");
-
-        replace(&path, "one").unwrap();
-        replace(&path, "two").unwrap();
-
-        assert_eq!(fs::read_to_string(&path).unwrap(), "two");
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 }

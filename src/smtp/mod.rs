@@ -14,4 +14,4 @@ pub mod session_id;
 pub mod status;
 pub mod xtext;
 
-pub use session_id::SessionId;
+pub use pamrelay_authwire::SessionId;

@@ -10,8 +10,9 @@
 //! does not decode exactly is refused. The [`Ticket`] in an accepting verdict is opaque to the front
 //! and proves to the queue who the user is; the keys behind it are a small file, [`TicketKeys`].
 //!
-//! Beside the frames it has what all programs must read alike: the rules for names, [`NameRule`], and which names there can
-//! be and which mean the same account, [`spelling`].
+//! Beside the frames it has what all programs must read alike: the rules for names, [`NameRule`]; what can be a name or a
+//! password, and which names mean the same account, [`spelling`]; which addresses are one [`network()`]; how a session is
+//! written, [`SessionId`].
 //!
 //! The crate has no dependencies, because root runs it: MACs are computed by its callers, and secrets
 //! are wiped with safe code (see [`wipe`]).
@@ -19,8 +20,10 @@
 
 mod cursor;
 mod names;
+mod network;
 mod order;
 mod question;
+mod session_id;
 pub mod spelling;
 mod statement;
 mod ticket;
@@ -29,8 +32,10 @@ mod verdict;
 mod wipe;
 
 pub use names::{NameRule, rewrite};
+pub use network::network;
 pub use order::{Logins, MAX_ORDER, Order, Subject};
 pub use question::{FrameLen, MAX_LISTENER, MAX_PASSWORD, MAX_QUESTION, MAX_USER, Question, QuestionFrame};
+pub use session_id::SessionId;
 pub use statement::{Attempt, Held, HeldSubject, MAX_STATEMENT, MAX_TEXT, Statement, Status};
 pub use ticket::{MAC_LEN, MAX_TICKET, Ticket};
 pub use ticket_keys::{KEY_LEN, TicketKey, TicketKeys};

@@ -1,4 +1,4 @@
-//! The one place that says what can be a name, and which names mean the same account.
+//! The one place that says what can be a name or a password, and which names mean the same account.
 //!
 //! Invariant: a name that passes is printable UTF-8 that no module can take for an option, a path or two fields of a line,
 //! without blanks that a directory would drop and without characters that nobody can tell from others.
@@ -15,6 +15,15 @@ pub fn name(octets: &[u8]) -> Option<&str> {
         || name.contains("  ")
         || name.contains(|c: char| c.is_control() || matches!(c, '/' | ':' | '\u{fffe}' | '\u{ffff}') || is_disguise(c));
     (!bad).then_some(name)
+}
+
+/// From 512 octets on pam_unix answers "wrong" without hashing (and the time shows it).
+pub const LONGEST_PASSWORD: usize = 511;
+
+/// Whether this can be somebody's: a C string that PAM's modules hash whole. An empty one is nobody's; accounts without one
+/// are refused.
+pub fn is_password(octets: &[u8]) -> bool {
+    !octets.is_empty() && octets.len() <= LONGEST_PASSWORD && !octets.contains(&0)
 }
 
 /// Characters that cannot be seen, and forms of letters that a directory takes for the letters themselves: a name with one

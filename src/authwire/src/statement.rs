@@ -44,7 +44,7 @@ pub struct Status {
     /// Questions in line, and how many may be.
     pub waiting: u32,
     pub most_waiting: u32,
-    /// Resident memory in KiB: of the listener, of the template, of all workers.
+    /// Memory that nobody else has, in KiB: of the listener, of the template, of all workers.
     pub listener_kib: u64,
     pub template_kib: u64,
     pub workers_kib: u64,

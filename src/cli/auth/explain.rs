@@ -2,11 +2,10 @@
 
 use std::ffi::CString;
 use std::fmt::Write as _;
-use std::net::IpAddr;
 
 use jiff::Timestamp;
 use nix::unistd::{Group, User, getgrouplist};
-use pamrelay_authwire::{Attempt, Held, HeldSubject, Logins, Order, OutcomeKind, Phase, Question, Statement, spelling};
+use pamrelay_authwire::{Attempt, Held, HeldSubject, Logins, Order, OutcomeKind, Phase, Question, Statement, network, spelling};
 use serde_json::json;
 
 use super::super::visible::visible;
@@ -86,7 +85,7 @@ fn throttle(attempt: &Attempt, held: &[Held]) -> String {
     let named = |held: &&Held| match &held.subject {
         // The list has the latest spelling of each.
         HeldSubject::Account(name) => spelling::account(name.as_bytes()) == spelling::account(attempt.asked.as_bytes()),
-        HeldSubject::Network(network) => prefix(*network) == prefix(peer),
+        HeldSubject::Network(address) => network(*address) == network(peer),
         HeldSubject::All => true,
     };
     let found: Vec<String> = held
@@ -99,14 +98,6 @@ fn throttle(attempt: &Attempt, held: &[Held]) -> String {
         })
         .collect();
     if found.is_empty() { "no".to_owned() } else { found.join("; ") }
-}
-
-/// An IPv4 address, or the /64 of an IPv6 one.
-fn prefix(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(four) => four.to_ipv6_mapped().to_bits(),
-        IpAddr::V6(six) => six.to_bits() >> 64,
-    }
 }
 
 /// What this host knows of the name, asked now and here.

@@ -10,7 +10,7 @@ use super::super::{Failure, Status, as_root, password};
 use super::{advice, runtime};
 use crate::auth::{Answer, Helper, Password, Trouble, Visit};
 use crate::config::Config;
-use crate::smtp::SessionId;
+use crate::smtp::session_id;
 
 /// Beyond the helper's own deadline: the way there and back.
 const SLACK: Duration = Duration::from_secs(2);
@@ -20,7 +20,7 @@ pub(super) fn main(user: &str, rhost: IpAddr, service: Option<&str>, config: &Co
     let listener = listener(service, config)?;
     let helper = Helper::new(config.jail().join("auth"), config.auth.deadline + SLACK);
     let password = Password::from(password::ask(&format!("Password of {}: ", user.escape_debug()))?);
-    let session = SessionId::fresh();
+    let session = session_id::fresh();
     let visit = Visit { session: session.0, peer: rhost, listener };
     let answer = runtime()?.block_on(helper.ask(visit, user.as_bytes(), password));
     let service = service.unwrap_or_else(|| service_of(user, config));

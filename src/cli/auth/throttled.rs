@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use pamrelay_authwire::{Held, HeldSubject, Order, Question, Statement, Subject};
+use pamrelay_authwire::{Held, HeldSubject, Order, Question, Statement, Subject, network};
 use serde_json::json;
 
 use super::super::visible::visible;
@@ -42,16 +42,16 @@ fn row(held: &Held) -> String {
 fn names(held: &Held) -> (&'static str, String) {
     match &held.subject {
         HeldSubject::Account(name) => ("account", name.clone()),
-        HeldSubject::Network(address) => ("network", network(*address)),
+        HeldSubject::Network(address) => ("network", named(*address)),
         HeldSubject::All => ("all", "everybody from a new network".to_owned()),
     }
 }
 
 /// An IPv6 address stands for its /64.
-fn network(address: IpAddr) -> String {
-    match address {
+fn named(address: IpAddr) -> String {
+    match network(address) {
         IpAddr::V4(four) => four.to_string(),
-        IpAddr::V6(six) => format!("{}/64", std::net::Ipv6Addr::from_bits(six.to_bits() & !u128::from(u64::MAX))),
+        IpAddr::V6(six) => format!("{six}/64"),
     }
 }
 

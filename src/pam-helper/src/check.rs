@@ -1,14 +1,10 @@
 //! What may reach PAM: the helper's own look at a question, whatever the front end did before.
 //!
-//! Invariant: a name that passes is a C string and what [`spelling`] takes for a name; a password that passes is a C string that
-//! pam_unix hashes whole.
+//! Invariant: name and password that pass are C strings, and what [`spelling`] takes for a name and a password.
 
 use std::ffi::CString;
 
 use pamrelay_authwire::{NameRule, Question, Reason, rewrite, spelling};
-
-/// From 512 bytes on pam_unix answers "wrong" without hashing (and the time shows it).
-const LONGEST_PASSWORD: usize = 511;
 
 /// The name as PAM will get it, made by the rules from what was typed, or why it never will.
 pub(crate) fn admissible(question: &Question<'_>, rules: &[NameRule]) -> Result<CString, Reason> {
@@ -18,8 +14,7 @@ pub(crate) fn admissible(question: &Question<'_>, rules: &[NameRule]) -> Result<
     if asked == "root" {
         return Err(Reason::Root);
     }
-    // An empty password is nobody's: accounts without one are refused.
-    if question.password.is_empty() || question.password.len() > LONGEST_PASSWORD || question.password.contains(&0) {
+    if !spelling::is_password(question.password) {
         return Err(Reason::BadPassword);
     }
     CString::new(asked).map_err(|_| Reason::BadName)

@@ -5,9 +5,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::net::IpAddr;
 
-use pamrelay_authwire::{Attempt, Logins, OutcomeKind, Phase, Question, spelling};
-
-use crate::limits::network;
+use pamrelay_authwire::{Attempt, Logins, OutcomeKind, Phase, Question, network, spelling};
 
 /// So many are remembered; with every text as long as it can be they take less than a mebibyte.
 const REMEMBERED: usize = 512;

@@ -36,7 +36,7 @@ use crate::window::{Recent, Window};
 mod keys;
 
 use keys::Hasher;
-pub(crate) use keys::{Keys, network};
+pub(crate) use keys::Keys;
 
 /// So many seconds' worth of failures may come at once.
 const BURST_SECONDS: u32 = 10;

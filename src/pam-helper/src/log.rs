@@ -122,19 +122,6 @@ pub(crate) fn shown(text: &[u8]) -> String {
     shown
 }
 
-/// A session as all of pamrelay writes it: 13 characters of base 32.
-pub(crate) struct Session(pub(crate) u64);
-
-impl fmt::Display for Session {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for digit in (0..13).rev() {
-            let value = (self.0 >> (digit * 5)) as u8 & 31;
-            f.write_char(char::from(if value < 10 { b'0' + value } else { b'a' - 10 + value }))?;
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,12 +159,5 @@ mod tests {
     fn what_is_shown_is_escaped_and_short() {
         assert_eq!(shown(b"a\r\xff"), "a\\r\\xff");
         assert!(shown("\u{e9}".repeat(300).as_bytes()).len() <= 255);
-    }
-
-    #[test]
-    fn a_session_is_written_as_everywhere_else() {
-        assert_eq!(Session(0).to_string(), "0000000000000");
-        assert_eq!(Session(u64::MAX).to_string(), "fvvvvvvvvvvvv");
-        assert_eq!(Session(33).to_string(), "0000000000011");
     }
 }

@@ -6,10 +6,10 @@
 use std::os::unix::net::UnixStream;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use pamrelay_authwire::{Attempt, Outcome, OutcomeKind, Phase, Question, QuestionFrame, Reason};
+use pamrelay_authwire::{Attempt, Outcome, OutcomeKind, Phase, Question, QuestionFrame, Reason, SessionId};
 
 use crate::limits::{Keys, Standing};
-use crate::log::{Level, Line, Session, shown};
+use crate::log::{Level, Line, shown};
 use crate::settings::Settings;
 
 pub(crate) struct Pending {
@@ -79,7 +79,7 @@ impl Pending {
     fn line(&self, level: Level, event: &str, now: Instant) -> Line {
         let time = now.saturating_duration_since(self.arrived).as_millis();
         let peer = Question::address(self.peer);
-        Line::event(level, event).with("session", Session(self.session)).text("user", &self.typed).with("peer", peer).with("ms", time)
+        Line::event(level, event).with("session", SessionId(self.session)).text("user", &self.typed).with("peer", peer).with("ms", time)
     }
 
     fn log(&self, outcome: &Outcome, account: &str, text: &str, now: Instant) {

@@ -21,9 +21,9 @@ use wire::Wire;
 use super::{Plain, Session, Site, Step, Who};
 use crate::auth::Helper;
 use crate::handoff::Pool;
-use crate::smtp::SessionId;
 use crate::smtp::line::Cut;
 use crate::smtp::reply::{Refusal, Reply};
+use crate::smtp::{SessionId, session_id};
 
 /// What all sessions share.
 pub struct World {
@@ -122,7 +122,7 @@ where
 
 impl<'a> Client<'a> {
     pub fn new(world: &'a World, peer: SocketAddr, listener: Arc<str>) -> Self {
-        Self { world, id: SessionId::fresh(), peer, listener, begun: Instant::now(), faults: 0 }
+        Self { world, id: session_id::fresh(), peer, listener, begun: Instant::now(), faults: 0 }
     }
 
     /// How long the connection has lasted.

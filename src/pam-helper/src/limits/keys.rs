@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use hmac_sha256::HMAC;
-use pamrelay_authwire::spelling;
+use pamrelay_authwire::{Question, network, spelling};
 
 use crate::table::Key;
 
@@ -48,7 +48,7 @@ impl Hasher {
         Keys {
             account: account_key,
             network: self.network(peer),
-            pair: self.key(b"pair", &[&network(peer), b"\0", service.as_bytes(), b"\0", &name]).beside(account_key),
+            pair: self.key(b"pair", &[&octets(peer), b"\0", service.as_bytes(), b"\0", &name]).beside(account_key),
             password: self.key(b"password", &[service.as_bytes(), b"\0", &name, b"\0", password]),
         }
     }
@@ -58,7 +58,7 @@ impl Hasher {
     }
 
     pub(super) fn network(&self, peer: IpAddr) -> Key {
-        self.key(b"network", &[&network(peer)])
+        self.key(b"network", &[&octets(peer)])
     }
 
     fn key(&self, kind: &[u8], parts: &[&[u8]]) -> Key {
@@ -69,10 +69,7 @@ impl Hasher {
     }
 }
 
-/// The octets that one host can hardly change: an IPv4 address, or an IPv6 /64.
-pub(crate) fn network(peer: IpAddr) -> Vec<u8> {
-    match peer.to_canonical() {
-        IpAddr::V4(four) => four.octets().to_vec(),
-        IpAddr::V6(six) => six.octets().into_iter().take(8).collect(), // never the same as four
-    }
+/// Of the network: an IPv4 address is never the same as an IPv6 one.
+fn octets(peer: IpAddr) -> [u8; 16] {
+    Question::peer_bytes(network(peer))
 }
