@@ -151,14 +151,20 @@ impl Limits {
     /// Whether this may be asked now, beside those that are under way.
     pub(crate) fn room<'a>(&self, asked: &Keys, under_way: impl Iterator<Item = &'a Keys> + Clone, now: Instant) -> Room {
         let used = self.failures_of(asked, now);
-        if let Some(room) = self.room_for_repeat(asked, used, under_way.clone(), now) {
-            return room;
-        }
-        let is_known = self.is_known(asked, now);
-        let most = self.most_for(asked, now);
+        let standing = self.standing(asked, now);
+        let most = match standing {
+            Standing::Known => self.per_account.most,
+            Standing::Stranger => self.per_account.of_strangers(),
+        };
+        let left = most.saturating_sub(used);
         let same_account = under_way.clone().filter(|other| other.account == asked.account).count();
-        let mut budgets = vec![(most.saturating_sub(used), same_account, Reason::AccountFailures)];
-        if !is_known {
+        if let Some(before) = self.holds_back(asked, used, now) {
+            let alone = under_way.clone().all(|other| other.password != asked.password);
+            let once_more = self.may_be_known_by_now(before, now) && alone && same_account < left;
+            return if once_more { Room::OnceMore } else { Room::Again };
+        }
+        let mut budgets = vec![(left, same_account, Reason::AccountFailures)];
+        if standing == Standing::Stranger {
             let strangers = under_way.filter(|other| !self.is_known(other, now));
             let same_network = strangers.clone().filter(|other| other.network == asked.network).count();
             budgets.push((self.left_from(asked, now) as usize, same_network, Reason::PeerFailures));
@@ -171,31 +177,18 @@ impl Limits {
         }
     }
 
-    /// The same for a password that PAM has refused before; `None` if it is to be asked like any other. What is kept for the
-    /// owner is kept for passwords that are not known to be wrong. That PAM is asked once more is told from that it is not
-    /// by nothing, so it never waits for others.
-    fn room_for_repeat<'a>(
-        &self,
-        asked: &Keys,
-        used: usize,
-        under_way: impl Iterator<Item = &'a Keys> + Clone,
-        now: Instant,
-    ) -> Option<Room> {
+    /// What PAM refused before, if this is not to be asked like any other for it: what is kept for the owner is kept for
+    /// passwords that are not known to be wrong.
+    fn holds_back(&self, asked: &Keys, used: usize, now: Instant) -> Option<Before> {
         let before = self.refused_lately(asked, now)?;
         let spared = self.per_account.spares(used) && self.counts_still(before, now);
-        if !spared && used < self.per_account.of_strangers() {
-            return None;
-        }
-        let most = self.most_for(asked, now);
-        let same_account = under_way.clone().filter(|other| other.account == asked.account).count();
-        let due = before.name && spared && self.since(before.last, now) >= UNKNOWN;
-        let alone = !under_way.clone().any(|other| other.password == asked.password);
-        Some(if due && alone && used + same_account < most { Room::OnceMore } else { Room::Again })
+        (spared || used >= self.per_account.of_strangers()).then_some(before)
     }
 
-    /// How many failures its account may have had for this to be asked.
-    fn most_for(&self, asked: &Keys, now: Instant) -> usize {
-        if self.is_known(asked, now) { self.per_account.most } else { self.per_account.of_strangers() }
+    /// Whether PAM is to be asked once more about a name that it did not know. Such a question never waits for others: from
+    /// outside it is told by nothing from one that PAM is not asked about.
+    fn may_be_known_by_now(&self, before: Before, now: Instant) -> bool {
+        before.name && self.counts_still(before, now) && self.since(before.last, now) >= UNKNOWN
     }
 
     /// Who asks this.

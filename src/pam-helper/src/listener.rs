@@ -80,6 +80,17 @@ pub(crate) struct Losses {
     pub(crate) crashed: u64,
 }
 
+/// What becomes of a question that has waited its turn.
+enum Decision {
+    Ask {
+        once_more: bool,
+    },
+    /// Others go first.
+    Wait,
+    /// PAM is not asked.
+    Answer(Outcome),
+}
+
 /// A descriptor in the poll set.
 #[derive(Clone, Copy)]
 enum Watched {
@@ -292,18 +303,10 @@ impl Listener {
             return;
         }
         let places = self.workshop.places(now);
-        if let Some(window) = self.limits.keep_below(self.workshop.lockout()) {
-            let why = match self.workshop.lockout() {
-                Some(_) => "pam_faillock in the service locks accounts: fewer failures reach it",
-                None => "no service locks accounts by itself: what is configured holds",
-            };
-            let line = Line::event(Level::Notice, "limits").with("account_failures", window.most).with("seconds", window.length.as_secs());
-            line.text("text", why).write();
-        }
+        self.heed_lockout();
         let Some(mut places) = places else { return };
         let mut at = 0;
         while let Some(pending) = self.waiting.get(at) {
-            let cause = |phase, reason| Cause { phase, code: 0, reason };
             let standing = pending.standing;
             if !places.is_there_one_for(standing) {
                 if places.is_there_one_soon(standing) {
@@ -315,31 +318,18 @@ impl Listener {
                 }
                 continue;
             }
-            let mut once_more = false;
-            let refusal = if let Some(reason) = pending.unfit {
-                Some(Outcome::Reject(cause(Phase::Check, reason)))
-            } else if self.workshop.is_usable(&pending.service) {
-                match self.room(pending, now) {
-                    Room::Now => None,
-                    Room::OnceMore => {
-                        once_more = true;
-                        None
-                    }
-                    Room::Later => {
-                        at += 1;
-                        continue;
-                    }
-                    Room::Again => Some(Outcome::Reject(cause(Phase::Limit, Reason::SameAgain))),
-                    Room::Never(reason) => Some(Outcome::Throttled(cause(Phase::Limit, reason))),
+            let once_more = match self.decide(pending, now) {
+                Decision::Ask { once_more } => once_more,
+                Decision::Wait => {
+                    at += 1;
+                    continue;
                 }
-            } else {
-                Some(Outcome::Unavailable(cause(Phase::Start, Reason::NoService)))
+                Decision::Answer(outcome) => {
+                    let Some(pending) = self.waiting.remove(at) else { return };
+                    self.settle(pending, outcome, "", now);
+                    continue;
+                }
             };
-            if let Some(outcome) = refusal {
-                let Some(pending) = self.waiting.remove(at) else { return };
-                self.settle(pending, outcome, "", now);
-                continue;
-            }
             match self.workshop.start(pending, now, pending.arrived + self.settings.deadline) {
                 Ok(job) => {
                     let Some(mut pending) = self.waiting.remove(at) else { return };
@@ -352,6 +342,37 @@ impl Listener {
                 Err(NoWorker::Ours) => return, // for want of descriptors, which others give back: the question waits
                 Err(NoWorker::Template) => return self.workshop.abandon_template(now), // it waits for the next one
             }
+        }
+    }
+
+    /// The limits follow what locks accounts in the services now.
+    fn heed_lockout(&mut self) {
+        let lockout = self.workshop.lockout();
+        if let Some(window) = self.limits.keep_below(lockout) {
+            let why = match lockout {
+                Some(_) => "pam_faillock in the service locks accounts: fewer failures reach it",
+                None => "no service locks accounts by itself: what is configured holds",
+            };
+            let line = Line::event(Level::Notice, "limits").with("account_failures", window.most).with("seconds", window.length.as_secs());
+            line.text("text", why).write();
+        }
+    }
+
+    /// What to do with a question for which there is a worker.
+    fn decide(&self, pending: &Pending, now: Instant) -> Decision {
+        let cause = |phase, reason| Cause { phase, code: 0, reason };
+        if let Some(reason) = pending.unfit {
+            return Decision::Answer(Outcome::Reject(cause(Phase::Check, reason)));
+        }
+        if !self.workshop.is_usable(&pending.service) {
+            return Decision::Answer(Outcome::Unavailable(cause(Phase::Start, Reason::NoService)));
+        }
+        match self.room(pending, now) {
+            Room::Now => Decision::Ask { once_more: false },
+            Room::OnceMore => Decision::Ask { once_more: true },
+            Room::Later => Decision::Wait,
+            Room::Again => Decision::Answer(Outcome::Reject(cause(Phase::Limit, Reason::SameAgain))),
+            Room::Never(reason) => Decision::Answer(Outcome::Throttled(cause(Phase::Limit, reason))),
         }
     }
 

@@ -1,3 +1,5 @@
+//! What guessers and owners can do within the limits, on a clock of the tests.
+
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
