@@ -72,6 +72,14 @@ pub enum Outcome {
     Failed(Account),
 }
 
+impl Outcome {
+    pub fn account_mut(&mut self) -> &mut Account {
+        match self {
+            Self::Delivered(account) | Self::Deferred(account) | Self::Failed(account) => account,
+        }
+    }
+}
+
 /// Who said so, for the log and for a delivery report (RFC 3464 §2.3).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {

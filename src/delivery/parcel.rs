@@ -76,9 +76,7 @@ impl Parcel {
         for (number, recipient) in std::mem::take(&mut self.recipients) {
             match fates.next() {
                 Some(Fate::Settled(mut outcome)) => {
-                    let account = match &mut outcome {
-                        Outcome::Delivered(account) | Outcome::Deferred(account) | Outcome::Failed(account) => account,
-                    };
+                    let account = outcome.account_mut();
                     if account.remote.is_none() && account.origin == Origin::Remote {
                         account.remote = Some(relay.label.to_owned());
                     }

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use jiff::tz::TimeZone;
 use tokio::sync::{Notify, mpsc};
 
+use super::footprint;
 use super::message::{Arrival, Author, Message, NewMessage};
 use super::moment::Moment;
 use super::places::{Place, Places, domains};
@@ -107,7 +108,8 @@ impl<S: QueueStore> Door<S> {
         if declared > self.limit.0 {
             return Err(Refused::TooLarge);
         }
-        self.store.room_for(declared).map_err(|error| refusal(&error, opening))?;
+        let cost = declared.saturating_add(footprint::disk(&opening.envelope));
+        self.store.room_for(cost).map_err(|error| refusal(&error, opening))?;
         Ok(author)
     }
 }
@@ -169,7 +171,11 @@ impl<S: QueueStore> Intake<'_, S> {
         };
         let Opening { envelope, trace, session, .. } = self.opening;
         let peer = trace.peer;
-        let place = self.door.active.places.take(domains(&envelope, None));
+        let in_memory = match &body {
+            NewBody::Small(bytes) => bytes.len() as u64,
+            NewBody::Large(_) => 0,
+        };
+        let place = self.door.active.places.take(domains(&envelope, None), footprint::memory(&envelope, in_memory));
         let new = NewMessage { author, envelope, arrived: Moment::now(), arrival: Arrival::Smtp(trace, self.door.zone.clone()) };
         let claim = if place.is_some() { Claim::Mine } else { Claim::Leave };
         match self.door.store.accept(new, body, claim).await {

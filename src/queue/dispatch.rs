@@ -20,6 +20,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::accept::{Active, Fresh};
+use super::footprint;
 use super::message::{Author, Message, NewMessage, Progress};
 use super::moment::Moment;
 use super::places::{Place, Places, domains};
@@ -245,8 +246,8 @@ impl<S: QueueStore> Dispatch<S> {
     fn look_up(&mut self) {
         let taken = Taken::default();
         let (loads, places) = (Arc::clone(&self.loads), Arc::clone(&taken));
-        let admit = move |id, envelope: &Envelope, progress: &Progress| {
-            let place = loads.take(domains(envelope, Some(progress)));
+        let admit = move |id, envelope: &Envelope, progress: &Progress, body: u64| {
+            let place = loads.take(domains(envelope, Some(progress)), footprint::memory(envelope, body));
             let admitted = place.is_some();
             places.lock().unwrap_or_else(PoisonError::into_inner).extend(place.map(|it| (id, it)));
             admitted
@@ -299,11 +300,13 @@ impl Round {
     /// Whether a recipient was delivered, which is to be recorded soon.
     fn hear(&mut self, settled: Vec<(RecipientNo, Outcome)>) -> bool {
         let mut delivered = false;
-        for (no, outcome) in settled {
+        let recipients = self.message.envelope.recipients().len();
+        for (no, mut outcome) in settled {
             if !self.out.remove(&no) {
                 tracing::warn!(event = "outcome_unexpected", id = %self.message.id, rcpt = no.0);
                 continue;
             }
+            footprint::cut(outcome.account_mut(), recipients);
             if let Some(recipient) = recipient(&self.message.envelope, no) {
                 note(&mut self.message.progress, recipient, no, &outcome);
             }

@@ -10,6 +10,7 @@ pub mod accept;
 pub(crate) mod conformance;
 pub mod control;
 pub mod dispatch;
+pub mod footprint;
 pub mod message;
 pub mod moment;
 pub mod places;

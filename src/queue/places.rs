@@ -1,8 +1,10 @@
-//! Places in memory for messages being delivered, shared out among the domains they go to.
+//! Room in memory for messages being delivered, shared out among the domains they go to.
 //!
-//! Invariant: a domain gets another place only while it holds fewer than are free. So one slow domain holds half of them at
-//! most, two a third each, and a domain that holds none finds one as long as any is free. A message counts for each domain
-//! it still has recipients at. Domains are told apart, not the hosts that routes lead to.
+//! Room is counted in messages and in octets, because a message may have thousands of recipients.
+//! Invariant: a domain gets more only while what it would hold is no more than what is free. So one
+//! slow domain holds half of the room at most, two hold a third each, and a domain that holds nothing
+//! finds room as long as there is any. A message counts for each domain it still has recipients at.
+//! Domains are told apart, not the hosts that routes lead to.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,15 +13,38 @@ use super::message::{Progress, Standing};
 use crate::smtp::address::Domain;
 use crate::smtp::envelope::Envelope;
 
+/// Octets that there is room for, for each message that there is room for. More than most messages take.
+const OCTETS_EACH: u64 = 64 * 1024;
+
 #[derive(Debug)]
 pub struct Places {
+    /// No message counts for more octets than this, so that even the largest one fits.
+    largest: u64,
     shared: Mutex<Shared>,
 }
 
 #[derive(Debug)]
 struct Shared {
-    free: usize,
-    held: HashMap<String, usize>,
+    free: Load,
+    held: HashMap<String, Load>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Load {
+    messages: usize,
+    octets: u64,
+}
+
+impl Load {
+    fn add(&mut self, octets: u64) {
+        self.messages += 1;
+        self.octets += octets;
+    }
+
+    fn subtract(&mut self, octets: u64) {
+        self.messages -= 1;
+        self.octets -= octets;
+    }
 }
 
 /// A place for one message; free again when it is dropped.
@@ -27,29 +52,39 @@ struct Shared {
 pub struct Place {
     places: Arc<Places>,
     domains: Vec<String>,
+    octets: u64,
 }
 
 impl Places {
-    pub fn new(all: usize) -> Arc<Self> {
-        Arc::new(Self { shared: Mutex::new(Shared { free: all, held: HashMap::new() }) })
+    /// Room for this many messages, and for 64 KiB for each of them.
+    pub fn new(messages: usize) -> Arc<Self> {
+        let octets = OCTETS_EACH.saturating_mul(messages as u64);
+        let shared = Shared { free: Load { messages, octets }, held: HashMap::new() };
+        Arc::new(Self { largest: octets / 4, shared: Mutex::new(shared) })
     }
 
+    /// How many more messages there is room for.
     pub fn free(&self) -> usize {
-        self.shared().free
+        self.shared().free.messages
     }
 
-    /// A place for a message to these domains, unless one of them has its share.
-    pub fn take(self: &Arc<Self>, domains: Vec<String>) -> Option<Place> {
+    /// A place for a message to these domains that takes `octets` of memory, unless one of the domains has its share.
+    pub fn take(self: &Arc<Self>, domains: Vec<String>, octets: u64) -> Option<Place> {
+        let octets = octets.min(self.largest);
         let mut shared = self.shared();
-        let most = domains.iter().filter_map(|it| shared.held.get(it)).max().copied().unwrap_or(0);
-        if most >= shared.free {
+        let free = shared.free;
+        if free.messages == 0 || octets > free.octets {
             return None;
         }
-        shared.free -= 1;
-        for domain in &domains {
-            *shared.held.entry(domain.clone()).or_default() += 1;
+        let has_its_share = |held: &Load| held.messages >= free.messages || held.octets + octets > free.octets;
+        if domains.iter().filter_map(|it| shared.held.get(it)).any(has_its_share) {
+            return None;
         }
-        Some(Place { places: Arc::clone(self), domains })
+        shared.free.subtract(octets);
+        for domain in &domains {
+            shared.held.entry(domain.clone()).or_default().add(octets);
+        }
+        Some(Place { places: Arc::clone(self), domains, octets })
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {
@@ -60,11 +95,11 @@ impl Places {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut shared = self.places.shared();
-        shared.free += 1;
+        shared.free.add(self.octets);
         for domain in &self.domains {
             if let Some(held) = shared.held.get_mut(domain) {
-                *held -= 1;
-                if *held == 0 {
+                held.subtract(self.octets);
+                if held.messages == 0 {
                     shared.held.remove(domain);
                 }
             }
@@ -98,11 +133,11 @@ mod tests {
     #[test]
     fn one_domain_gets_half_of_the_places_and_another_still_finds_one() {
         let places = Places::new(100);
-        let slow: Vec<_> = std::iter::from_fn(|| places.take(to(&["a@slow.example", "b@SLOW.example"]))).collect();
+        let slow: Vec<_> = std::iter::from_fn(|| places.take(to(&["a@slow.example", "b@SLOW.example"]), 1000)).collect();
         assert_eq!((slow.len(), places.free()), (50, 50));
-        assert!(places.take(to(&["a@slow.example", "a@b.example"])).is_none());
+        assert!(places.take(to(&["a@slow.example", "a@b.example"]), 1000).is_none());
 
-        let other: Vec<_> = std::iter::from_fn(|| places.take(to(&["a@b.example"]))).collect();
+        let other: Vec<_> = std::iter::from_fn(|| places.take(to(&["a@b.example"]), 1000)).collect();
 
         assert_eq!(other.len(), 25);
         drop(slow);
@@ -114,8 +149,32 @@ mod tests {
     #[test]
     fn even_the_only_place_is_used() {
         let places = Places::new(1);
-        let place = places.take(to(&["a@b.example"]));
+        let place = places.take(to(&["a@b.example"]), 1000);
 
-        assert!(place.is_some() && places.take(to(&["a@c.example"])).is_none());
+        assert!(place.is_some() && places.take(to(&["a@c.example"]), 1000).is_none());
+    }
+
+    #[test]
+    fn octets_run_out_before_messages_do_and_are_shared_like_them() {
+        let places = Places::new(64);
+        let mebibyte = 1 << 20;
+
+        let heavy: Vec<_> = std::iter::from_fn(|| places.take(to(&["a@heavy.example"]), mebibyte)).collect();
+        let light: Vec<_> = std::iter::from_fn(|| places.take(to(&["a@light.example"]), 1000)).collect();
+
+        assert_eq!((heavy.len(), light.len()), (2, 31), "half of four MiB, then half of the messages that are left");
+        drop(heavy);
+        drop(light);
+        assert_eq!(places.shared().free, Load { messages: 64, octets: 4 * mebibyte });
+        assert!(places.shared().held.is_empty());
+    }
+
+    #[test]
+    fn a_message_that_is_larger_than_all_the_room_still_gets_a_place() {
+        let places = Places::new(2);
+
+        let place = places.take(to(&["a@b.example"]), u64::MAX);
+
+        assert!(place.is_some());
     }
 }

@@ -104,8 +104,9 @@ pub struct DueQuery {
     admit: Option<Arc<Admit>>,
 }
 
-/// Whether a message is wanted now; if not, it stays as it is.
-pub type Admit = dyn Fn(QueueId, &Envelope, &Progress) -> bool + Send + Sync;
+/// Whether a message is wanted now; if not, it stays as it is. The number is how many octets of its
+/// body would come into memory.
+pub type Admit = dyn Fn(QueueId, &Envelope, &Progress, u64) -> bool + Send + Sync;
 
 /// How far a look came in the order of `due`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,7 @@
 //! The whole role in one process: a front end's pool on one side, a delivery of our own on the other.
 
+mod many;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;

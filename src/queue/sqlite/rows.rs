@@ -154,7 +154,9 @@ pub(super) fn due(db: &Connection, query: &DueQuery, taken: impl Fn(QueueId) -> 
 fn admitted(query: &DueQuery, row: &RawRow) -> bool {
     let Some(admits) = query.admits() else { return true };
     let Some(head) = take_head(row.id, &row.head) else { return true };
-    take_progress(head.envelope.recipients().len(), &row.progress).is_none_or(|progress| admits(row.id, &head.envelope, &progress))
+    let in_memory = if row.place == 0 { row.size } else { 0 };
+    take_progress(head.envelope.recipients().len(), &row.progress)
+        .is_none_or(|progress| admits(row.id, &head.envelope, &progress, in_memory))
 }
 
 pub(super) fn page(db: &Connection, after: Option<QueueId>, limit: usize) -> rusqlite::Result<Vec<RawRow>> {
