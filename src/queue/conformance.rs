@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::message::{Arrival, Author, Message, NewMessage, Progress, Standing, Timing, Warned};
 use super::moment::Moment;
 use super::store::*;
-use crate::delivery::job::{Account, Body, Origin, PassedOn};
+use crate::delivery::job::{Account, Body, Origin, PassedOn, RecipientNo};
 use crate::handoff::QueueId;
 use crate::message::trace::{Protocol, Trace};
 use crate::smtp::SessionId;
@@ -198,12 +198,16 @@ pub(crate) async fn the_longest_due_come_first_and_no_more_than_asked_for(harnes
 pub(crate) async fn deliveries_noted_in_the_middle_survive_a_restart(harness: impl Harness) {
     let store = harness.open();
     let id = accept(&store, b"x", Claim::Mine).await.id;
-    store.note(id, &deferred());
+    store.note(id, &[Noted { no: RecipientNo(1), owed: Some(account("250 ok")) }]);
     drop(store);
 
-    let due = harness.open().claim_due(at(NOW)).await.unwrap();
+    let store = harness.open();
+    let due = store.claim_due(at(NOW)).await.unwrap();
 
-    assert_eq!(due.messages[0].progress, deferred());
+    let noted = [Standing::New, Standing::Delivered { owed: Some(account("250 ok")) }];
+    assert_eq!(due.messages[0].progress.standings, noted);
+    assert_eq!(store.inspect(id).await.unwrap().unwrap().0.progress.standings, noted);
+    assert_eq!(store.page(None, 1).await.unwrap()[0].progress.standings, noted);
     assert_eq!(due.messages[0].timing, Timing::fresh(NOW));
 }
 
@@ -222,7 +226,7 @@ pub(crate) async fn a_settlement_survives_a_restart(harness: impl Harness) {
     let store = harness.open();
     let id = accept(&store, b"x", Claim::Mine).await.id;
     let Then::Retry { timing, .. } = retry(id, deferred(), NOW.plus(HOUR)) else { unreachable!("that is what retry makes") };
-    store.note(id, &Progress { warned: Warned::Once, ..deferred() });
+    store.note(id, &[Noted { no: RecipientNo(0), owed: Some(account("250 ok")) }]);
     assert!(store.claim_due(at(NOW)).await.unwrap().messages.is_empty(), "still claimed while it goes on");
     store.settle(Settlement { id, then: Then::Retry { progress: deferred(), timing }, report: None }).await.unwrap();
     drop(store);

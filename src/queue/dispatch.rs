@@ -27,7 +27,7 @@ use super::places::{Place, Places, domains};
 use super::report::Reporter;
 use super::schedule::Schedule;
 use super::settle::{After, Settled, note, settle};
-use super::store::{Change, Due, DueQuery, QueueStore, Reached, Settlement, StoreError, Then, new_body};
+use super::store::{Change, Due, DueQuery, Noted, QueueStore, Reached, Settlement, StoreError, Then, new_body};
 use crate::delivery::job::{Job, Outcome, Outcomes, RecipientNo};
 use crate::handoff::QueueId;
 use crate::smtp::envelope::{Envelope, Recipient};
@@ -216,8 +216,8 @@ impl<S: QueueStore> Dispatch<S> {
             if let Some(round) = self.rounds.remove(&outcomes.id) {
                 self.end(round);
             }
-        } else if delivered {
-            self.settler.store.note(outcomes.id, &round.message.progress);
+        } else if !delivered.is_empty() {
+            self.settler.store.note(outcomes.id, &delivered);
         }
     }
 
@@ -297,9 +297,9 @@ async fn found(looking: &mut Option<JoinHandle<Looked>>) -> Looked {
 }
 
 impl Round {
-    /// Whether a recipient was delivered, which is to be recorded soon.
-    fn hear(&mut self, settled: Vec<(RecipientNo, Outcome)>) -> bool {
-        let mut delivered = false;
+    /// Gives the recipients that were delivered, which is to be recorded soon.
+    fn hear(&mut self, settled: Vec<(RecipientNo, Outcome)>) -> Vec<Noted> {
+        let mut delivered = Vec::new();
         let recipients = self.message.envelope.recipients().len();
         for (no, mut outcome) in settled {
             if !self.out.remove(&no) {
@@ -308,10 +308,10 @@ impl Round {
             }
             footprint::cut(outcome.account_mut(), recipients);
             if let Some(recipient) = recipient(&self.message.envelope, no) {
-                note(&mut self.message.progress, recipient, no, &outcome);
+                delivered.extend(note(&mut self.message.progress, recipient, no, &outcome));
             }
             match outcome {
-                Outcome::Delivered(_) => delivered = true,
+                Outcome::Delivered(_) => {}
                 Outcome::Deferred(_) | Outcome::Failed(_) => self.others.push((no, outcome)),
             }
         }

@@ -10,6 +10,7 @@ use jiff::Zoned;
 use jiff::tz::TimeZone;
 
 use super::moment::Moment;
+use super::store::Noted;
 use crate::delivery::job::{Account, Content, RecipientNo};
 use crate::handoff::QueueId;
 use crate::message::trace::Trace;
@@ -73,6 +74,14 @@ pub enum Warned {
 impl Progress {
     pub fn fresh(recipients: usize) -> Self {
         Self { standings: vec![Standing::New; recipients], warned: Warned::NotYet }
+    }
+
+    /// Adds deliveries that were noted since; `None` if one is about nobody in this message.
+    pub fn with(mut self, noted: impl IntoIterator<Item = Noted>) -> Option<Self> {
+        for Noted { no, owed } in noted {
+            *self.standings.get_mut(usize::try_from(no.0).ok()?)? = Standing::Delivered { owed };
+        }
+        Some(self)
     }
 
     pub fn is_fresh(&self) -> bool {

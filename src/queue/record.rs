@@ -6,6 +6,7 @@
 //! progress  empty while nothing was tried, else
 //!           version 1 │ warned (1) │ count (4) │ standings │ crc32 (4)
 //! standing  0 new │ 1 deferred, account │ 2 delivered, optional account │ 3 failed
+//! noted     version 1 │ id (8) │ number (4) │ optional account │ crc32 (4)
 //! account   class digit (1) subject (2) detail (2) │ optional remote │ diagnostic │ origin (1) │ passed on (1)
 //! ```
 //!
@@ -15,7 +16,8 @@
 use bytes::Bytes;
 
 use super::message::{Author, Progress, Standing, Warned};
-use crate::delivery::job::{Account, Origin, PassedOn};
+use super::store::Noted;
+use crate::delivery::job::{Account, Origin, PassedOn, RecipientNo};
 use crate::handoff::QueueId;
 use crate::handoff::codec::{Input, put_envelope, put_optional, put_text, take_envelope};
 use crate::smtp::SessionId;
@@ -120,6 +122,25 @@ pub(crate) fn take_progress(recipients: usize, bytes: &[u8]) -> Option<Progress>
     let standings = (0..recipients).map(|_| take_standing(&mut from)).collect::<Option<Vec<_>>>()?;
     from.end()?;
     Some(Progress { standings, warned })
+}
+
+/// One delivered recipient, written while the attempt goes on.
+pub(crate) fn put_noted(id: QueueId, noted: &Noted) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    out.extend_from_slice(&id.number().to_le_bytes());
+    out.extend_from_slice(&noted.no.0.to_le_bytes());
+    put_optional(&mut out, noted.owed.as_ref(), put_account);
+    seal(out)
+}
+
+pub(crate) fn take_noted(id: QueueId, bytes: &[u8]) -> Option<Noted> {
+    let mut from = Input(unseal(bytes)?);
+    if from.u8()? != VERSION || from.u64()? != id.number() {
+        return None;
+    }
+    let noted = Noted { no: RecipientNo(from.u32()?), owed: from.optional(take_account)? };
+    from.end()?;
+    Some(noted)
 }
 
 fn take_standing(from: &mut Input<'_>) -> Option<Standing> {
@@ -256,6 +277,25 @@ mod tests {
         assert_eq!(take_progress(4, &bytes), None, "it is about five recipients");
         assert_eq!(put_progress(&Progress::fresh(3)), Vec::<u8>::new());
         assert_eq!(take_progress(3, b""), Some(Progress::fresh(3)));
+    }
+
+    #[test]
+    fn a_noted_delivery_comes_back_as_it_was_and_with_any_bit_flipped_or_cut_it_is_none() {
+        for owed in [None, Some(account("250 2.0.0 ok"))] {
+            let noted = Noted { no: RecipientNo(3), owed };
+            let bytes = put_noted(id(9), &noted);
+
+            assert_eq!(take_noted(id(9), &bytes), Some(noted));
+            assert_eq!(take_noted(id(10), &bytes), None, "another message's");
+            for at in 0..bytes.len() {
+                for bit in 0..8 {
+                    let mut flipped = bytes.clone();
+                    flipped[at] ^= 1 << bit;
+                    assert_eq!(take_noted(id(9), &flipped), None, "octet {at}, bit {bit}");
+                }
+                assert_eq!(take_noted(id(9), &bytes[..at]), None, "cut at {at}");
+            }
+        }
     }
 
     #[test]

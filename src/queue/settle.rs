@@ -13,6 +13,7 @@
 use super::message::{Message, Progress, Standing, Timing, Warned};
 use super::moment::Moment;
 use super::schedule::{Next, Schedule};
+use super::store::Noted;
 use crate::delivery::job::{Account, Outcome, PassedOn, RecipientNo};
 use crate::smtp::envelope::Recipient;
 
@@ -56,15 +57,18 @@ pub enum Event {
 }
 
 /// Records what is certain in the middle of a round: a delivered recipient is not tried again after a crash.
-pub fn note(progress: &mut Progress, recipient: &Recipient, no: RecipientNo, outcome: &Outcome) {
-    let Some(standing) = progress.standings.get_mut(index(no)).filter(|it| it.is_open()) else { return };
+/// Gives what the store is to note of it.
+pub fn note(progress: &mut Progress, recipient: &Recipient, no: RecipientNo, outcome: &Outcome) -> Option<Noted> {
+    let standing = progress.standings.get_mut(index(no)).filter(|it| it.is_open())?;
     match outcome {
         Outcome::Delivered(account) => {
             let owed = recipient.notify.of_success() && account.passed_on == PassedOn::WithoutDsn;
-            *standing = Standing::Delivered { owed: owed.then(|| account.clone()) };
+            let owed = owed.then(|| account.clone());
+            *standing = Standing::Delivered { owed: owed.clone() };
+            Some(Noted { no, owed })
         }
         // Open until the end of the round: the failure and its report become durable together.
-        Outcome::Deferred(_) | Outcome::Failed(_) => {}
+        Outcome::Deferred(_) | Outcome::Failed(_) => None,
     }
 }
 

@@ -17,6 +17,7 @@ use bytes::Bytes;
 
 use super::message::{Message, NewMessage, Progress, Timing};
 use super::moment::Moment;
+use crate::delivery::job::{Account, RecipientNo};
 use crate::handoff::QueueId;
 use crate::smtp::envelope::Envelope;
 
@@ -57,8 +58,8 @@ pub trait QueueStore: Send + Sync + 'static {
     fn unclaim(&self, id: QueueId);
 
     /// Records deliveries in the middle of an attempt; the claim goes on. Not waited for: it is durable soon, and before
-    /// any later settlement of the message.
-    fn note(&self, id: QueueId, progress: &Progress);
+    /// any later settlement of the message. What is written grows with `delivered`, not with the message.
+    fn note(&self, id: QueueId, delivered: &[Noted]);
 
     /// Records what an attempt made of a claimed message. A message that was deleted meanwhile stays deleted, and its
     /// report is not written. Gives the id of the report.
@@ -72,6 +73,14 @@ pub trait QueueStore: Send + Sync + 'static {
 
     /// Changes those of `ids` that exist and tells which they were.
     fn alter(&self, ids: Vec<QueueId>, change: Change) -> impl Future<Output = Result<Vec<QueueId>, StoreError>> + Send;
+}
+
+/// A recipient that was delivered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Noted {
+    pub no: RecipientNo,
+    /// What a success report that is not written yet has to say.
+    pub owed: Option<Account>,
 }
 
 /// A large body being written. Dropped without being accepted, it leaves nothing behind.

@@ -7,8 +7,9 @@
 //! | `queue.db`, table `messages` | one row for each message: moments, hold, size and crc32 of the body, head, progress |
 //! | `queue.db`, table `bodies` | bodies below 64 KiB, as the client sent them without dot-stuffing |
 //! | `bodies/ID` | larger bodies, the same octets |
+//! | `queue.db`, table `noted` | recipients that were delivered since the row's progress was written |
 //! | `queue.db`, table `doomed` | body files whose message is gone, until they are unlinked |
-//! | `damaged/ID.head .progress .body .why` | what was left of a message that could not be read |
+//! | `damaged/ID.head .progress .noted .body .why` | what was left of a message that could not be read |
 //!
 //! Invariant: one thread (`writer`) owns the database; whoever asks it for a change hears `Ok` when the change is synced.
 //! Claims live in that thread's memory, so they end with the process, and so does every doubt about who delivers what.
@@ -45,9 +46,9 @@ use writer::{Answer, Later, Loaded, LoadedDue, Op, Read, ThenRow, Write, Writer}
 
 use super::message::{Message, NewMessage, Progress, Timing};
 use super::moment::Moment;
-use super::record::{put_head, put_progress, take_head, take_progress};
+use super::record::{put_head, put_noted, put_progress, take_head};
 use super::spool::{Spool, SpoolError, Unreadable, fatal};
-use super::store::{Change, Claim, Due, DueQuery, Entry, Hold, NewBody, QueueStore, Settlement, StoreError, Then};
+use super::store::{Change, Claim, Due, DueQuery, Entry, Hold, NewBody, Noted, QueueStore, Settlement, StoreError, Then};
 use crate::delivery::job::{Body, Content};
 use crate::handoff::QueueId;
 
@@ -204,6 +205,7 @@ impl SqliteStore {
         blocking(move || {
             spool.write_aside(id, "head", &loaded.row.head)?;
             spool.write_aside(id, "progress", &loaded.row.progress)?;
+            spool.write_aside(id, "noted", &loaded.row.noted.concat())?;
             if let Some(body) = &loaded.body {
                 spool.write_aside(id, "body", body)?;
             }
@@ -267,9 +269,9 @@ impl QueueStore for SqliteStore {
         let _ = self.ask(Op::Unclaim(id)); // without the thread there are no claims
     }
 
-    fn note(&self, id: QueueId, progress: &Progress) {
+    fn note(&self, id: QueueId, delivered: &[Noted]) {
         let (answer, _) = oneshot::channel();
-        let then = ThenRow::GoOn { progress: put_progress(progress) };
+        let then = ThenRow::GoOn { noted: delivered.iter().map(|it| (it.no.0, put_noted(id, it))).collect() };
         let _ = self.ask_later(Write::Settle { id, then, report: None, answer }); // without the thread this process is ending
     }
 
@@ -354,7 +356,7 @@ fn has_room(free: u64, spare: u64, octets: u64) -> bool {
 
 fn entry(row: &RawRow) -> Option<(super::record::Head, Progress)> {
     let head = take_head(row.id, &row.head)?;
-    let progress = take_progress(head.envelope.recipients().len(), &row.progress)?;
+    let progress = row.progress(head.envelope.recipients().len())?;
     Some((head, progress))
 }
 
@@ -362,7 +364,8 @@ fn entry(row: &RawRow) -> Option<(super::record::Head, Progress)> {
 fn decode(spool: &Spool, loaded: &mut Loaded) -> Result<Message, Unreadable> {
     let row = &loaded.row;
     let head = take_head(row.id, &row.head).ok_or(Unreadable::Damaged("its head does not match its checksum"))?;
-    let progress = take_progress(head.envelope.recipients().len(), &row.progress)
+    let progress = row
+        .progress(head.envelope.recipients().len())
         .ok_or(Unreadable::Damaged("the record of its deliveries does not match its checksum"))?;
     let body = if row.place == 0 {
         let bytes = loaded.body.as_ref().ok_or(Unreadable::Damaged("its body is missing"))?;

@@ -2,13 +2,15 @@
 //!
 //! Invariant: nothing here begins or ends a transaction; the writer does, around everything that waits.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
 
 use crate::handoff::QueueId;
-use crate::queue::message::Timing;
+use crate::queue::message::{Progress, Timing};
 use crate::queue::moment::{Moment, millis};
-use crate::queue::record::{take_head, take_progress};
+use crate::queue::record::{take_head, take_noted, take_progress};
 use crate::queue::store::{Change, DueQuery, Hold, Reached};
 
 /// A message to insert.
@@ -40,6 +42,16 @@ pub(super) struct RawRow {
     pub(super) place: i64,
     pub(super) head: Vec<u8>,
     pub(super) progress: Vec<u8>,
+    /// What was noted since `progress` was written, each still in octets.
+    pub(super) noted: Vec<Vec<u8>>,
+}
+
+impl RawRow {
+    /// How far the message has come; `None` if any part of that is damaged.
+    pub(super) fn progress(&self, recipients: usize) -> Option<Progress> {
+        let noted = self.noted.iter().map(|bytes| take_noted(self.id, bytes)).collect::<Option<Vec<_>>>()?;
+        take_progress(recipients, &self.progress)?.with(noted)
+    }
 }
 
 /// What the rows of a message that is gone leave behind.
@@ -94,9 +106,31 @@ pub(super) fn delete(db: &Connection, id: QueueId) -> rusqlite::Result<Gone> {
     }
 }
 
-/// Whether there was such a message.
-pub(super) fn progress(db: &Connection, id: QueueId, progress: &[u8]) -> rusqlite::Result<bool> {
-    Ok(db.prepare_cached("UPDATE messages SET progress = ? WHERE id = ?")?.execute(params![progress, number(id)])? == 1)
+/// Records that a recipient was delivered, unless the message is gone. Whether it was there.
+pub(super) fn note(db: &Connection, id: QueueId, no: u32, bytes: &[u8]) -> rusqlite::Result<bool> {
+    let sql = "INSERT OR REPLACE INTO noted (id, no, bytes) SELECT id, ?2, ?3 FROM messages WHERE id = ?1";
+    Ok(db.prepare_cached(sql)?.execute(params![number(id), no, bytes])? == 1)
+}
+
+/// Removes what was noted of a message: newer progress has it, or the message is gone.
+pub(super) fn forget_noted(db: &Connection, id: QueueId) -> rusqlite::Result<()> {
+    db.prepare_cached("DELETE FROM noted WHERE id = ?")?.execute([number(id)]).map(drop)
+}
+
+/// The messages of which something is noted.
+pub(super) fn with_noted(db: &Connection) -> rusqlite::Result<HashSet<QueueId>> {
+    let mut statement = db.prepare("SELECT DISTINCT id FROM noted")?;
+    let ids = statement.query_map([], id_of)?;
+    ids.filter_map(Result::transpose).collect()
+}
+
+/// Reads what was noted of those messages that have anything.
+fn fill(db: &Connection, with_noted: &HashSet<QueueId>, row: &mut RawRow) -> rusqlite::Result<()> {
+    if with_noted.contains(&row.id) {
+        let mut statement = db.prepare_cached("SELECT bytes FROM noted WHERE id = ? ORDER BY no")?;
+        row.noted = statement.query_map([number(row.id)], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    }
+    Ok(())
 }
 
 /// Whether there was such a message.
@@ -118,7 +152,12 @@ pub(super) struct Found {
 pub(super) const PASSED_OVER: usize = 1024;
 
 /// Up to `limit` free messages that are due and admitted, and the moment of the next one behind them. `taken` are passed over.
-pub(super) fn due(db: &Connection, query: &DueQuery, taken: impl Fn(QueueId) -> bool) -> rusqlite::Result<Found> {
+pub(super) fn due(
+    db: &Connection,
+    with_noted: &HashSet<QueueId>,
+    query: &DueQuery,
+    taken: impl Fn(QueueId) -> bool,
+) -> rusqlite::Result<Found> {
     let sql =
         format!("SELECT {COLUMNS} FROM messages WHERE held = 0 AND due >= ?1 AND due <= ?2 AND (due > ?3 OR id > ?4) ORDER BY due, id");
     let (mut found, mut passed, mut last) = (Vec::new(), 0, query.beginning());
@@ -137,7 +176,8 @@ pub(super) fn due(db: &Connection, query: &DueQuery, taken: impl Fn(QueueId) -> 
                 let rest = if passed > 0 || query.beginning().is_some() { last } else { None };
                 return Ok(Found { rows: found, next: Some(query.now), rest });
             }
-            let raw = raw(id, row)?;
+            let mut raw = raw(id, row)?;
+            fill(db, with_noted, &mut raw)?;
             last = Some(Reached { due: raw.timing.due, id });
             if admitted(query, &raw) { found.push(raw) } else { passed += 1 }
         }
@@ -155,26 +195,31 @@ fn admitted(query: &DueQuery, row: &RawRow) -> bool {
     let Some(admits) = query.admits() else { return true };
     let Some(head) = take_head(row.id, &row.head) else { return true };
     let in_memory = if row.place == 0 { row.size } else { 0 };
-    take_progress(head.envelope.recipients().len(), &row.progress)
-        .is_none_or(|progress| admits(row.id, &head.envelope, &progress, in_memory))
+    row.progress(head.envelope.recipients().len()).is_none_or(|progress| admits(row.id, &head.envelope, &progress, in_memory))
 }
 
-pub(super) fn page(db: &Connection, after: Option<QueueId>, limit: usize) -> rusqlite::Result<Vec<RawRow>> {
+pub(super) fn page(db: &Connection, with_noted: &HashSet<QueueId>, after: Option<QueueId>, limit: usize) -> rusqlite::Result<Vec<RawRow>> {
     let sql = format!("SELECT {COLUMNS} FROM messages WHERE id > ? ORDER BY id LIMIT ?");
     let mut statement = db.prepare_cached(&sql)?;
     let mut rows = statement.query([after.map_or(0, number), i64::try_from(limit).unwrap_or(i64::MAX)])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         if let Some(id) = id_of(row)? {
-            found.push(raw(id, row)?);
+            let mut raw = raw(id, row)?;
+            fill(db, with_noted, &mut raw)?;
+            found.push(raw);
         }
     }
     Ok(found)
 }
 
-pub(super) fn one(db: &Connection, id: QueueId) -> rusqlite::Result<Option<RawRow>> {
+pub(super) fn one(db: &Connection, with_noted: &HashSet<QueueId>, id: QueueId) -> rusqlite::Result<Option<RawRow>> {
     let sql = format!("SELECT {COLUMNS} FROM messages WHERE id = ?");
-    db.prepare_cached(&sql)?.query_row([number(id)], |row| raw(id, row)).optional()
+    let mut found = db.prepare_cached(&sql)?.query_row([number(id)], |row| raw(id, row)).optional()?;
+    if let Some(row) = &mut found {
+        fill(db, with_noted, row)?;
+    }
+    Ok(found)
 }
 
 /// The octets of a body that is not a file.
@@ -233,6 +278,7 @@ fn raw(id: QueueId, row: &Row<'_>) -> rusqlite::Result<RawRow> {
         place: row.get("place")?,
         head: row.get("head")?,
         progress: row.get("progress")?,
+        noted: Vec::new(),
     })
 }
 

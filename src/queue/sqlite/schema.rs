@@ -16,7 +16,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 const APPLICATION_ID: i32 = 0x7061_6d71;
 
 /// How to get from each version to the next.
-const STEPS: &[&str] = &["
+const STEPS: &[&str] = &[
+    "
     CREATE TABLE messages (
         id       INTEGER PRIMARY KEY,
         arrived  INTEGER NOT NULL,  -- moments are milliseconds since 1970
@@ -35,7 +36,17 @@ const STEPS: &[&str] = &["
     CREATE TABLE bodies (id INTEGER PRIMARY KEY, bytes BLOB NOT NULL) STRICT;
     -- Body files whose message is gone and that are to be unlinked.
     CREATE TABLE doomed (id INTEGER PRIMARY KEY) STRICT;
-"];
+",
+    "
+    -- Recipients that were delivered since `messages.progress` was written.
+    CREATE TABLE noted (
+        id    INTEGER NOT NULL,
+        no    INTEGER NOT NULL,  -- the recipient's place in the message, from 0
+        bytes BLOB    NOT NULL,  -- record.rs
+        PRIMARY KEY (id, no)
+    ) STRICT, WITHOUT ROWID;
+",
+];
 
 /// Why the database cannot be used, in a person's words.
 #[derive(Debug, thiserror::Error)]
@@ -164,6 +175,24 @@ mod tests {
         assert!(open(&path).unwrap().fresh);
         assert!(!open(&path).unwrap().fresh);
         assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_database_of_the_first_version_is_brought_up_to_date_and_keeps_its_messages() {
+        let (_place, path) = place();
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(STEPS[0]).unwrap();
+        old.execute_batch("INSERT INTO messages VALUES (7, 1, 1, 1, 0, 0, 0, 1, 0, 0, x'01', x'')").unwrap();
+        old.pragma_update(None, "application_id", APPLICATION_ID).unwrap();
+        old.pragma_update(None, "user_version", 1).unwrap();
+        drop(old);
+
+        let opened = open(&path).unwrap();
+
+        let (_, version, _) = identity(&opened.connection).unwrap();
+        assert_eq!(version, STEPS.len() as i64);
+        let id: i64 = opened.connection.query_row("SELECT id FROM messages", [], |row| row.get(0)).unwrap();
+        assert_eq!(id, 7);
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use bytes::Bytes;
 
 use super::*;
-use crate::queue::conformance::{Harness, NOW, accept, conformance, large, new_message, octets};
+use crate::delivery::job::RecipientNo;
+use crate::queue::conformance::{Harness, NOW, accept, account, conformance, large, new_message, octets};
 use crate::queue::store::{Draft as _, new_body};
 
 struct Place {
@@ -281,4 +282,56 @@ async fn what_finished_messages_leave_in_the_database_counts_as_room() {
     assert!(!has_room(999, u64::MAX, 1000), "a large body is a file of its own");
     drop(store);
     assert_eq!(place.open().spare.load(Ordering::Relaxed), spare, "and at the next start");
+}
+
+#[tokio::test]
+async fn what_is_written_for_a_delivered_recipient_does_not_grow_with_the_message() {
+    let place = Place::new();
+    let store = place.open();
+    let names: Vec<_> = (0..1000).map(|number| format!("r{number}@d{number}.example")).collect();
+    let new = new_message(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let id = store.accept(new, NewBody::Small(Bytes::from_static(b"x")), Claim::Mine).await.unwrap().id;
+    let owed = Some(account(&"250 2.0.0 queued ".repeat(15)));
+
+    for no in 0..1000 {
+        store.note(id, &[Noted { no: RecipientNo(no), owed: owed.clone() }]);
+        store.page(None, 1).await.unwrap(); // it is answered after what was asked for before
+    }
+
+    let log = std::fs::metadata(place.spool().join("queue.db-wal")).unwrap().len();
+    assert!(log < 24 << 20, "{log} octets");
+    store.settle(Settlement { id, then: Then::Finished, report: None }).await.unwrap();
+    drop(store);
+    let database = Connection::open(place.spool().join("queue.db")).unwrap();
+    let left: i64 = database.query_row("SELECT count(*) FROM noted", [], |row| row.get(0)).unwrap();
+    assert_eq!(left, 0);
+}
+
+#[tokio::test]
+async fn a_damaged_note_of_a_delivery_sets_the_message_aside() {
+    let place = Place::new();
+    let store = place.open();
+    let id = accept(&store, b"x", Claim::Mine).await.id;
+    store.note(id, &[Noted { no: RecipientNo(1), owed: None }]);
+    drop(store);
+    place.tamper("UPDATE noted SET bytes = substr(bytes, 2)");
+
+    let store = place.open();
+
+    assert!(store.claim_due(everything()).await.unwrap().messages.is_empty());
+    assert!(place.names("damaged").contains(&format!("{id}.noted")));
+}
+
+#[tokio::test]
+async fn a_delivery_noted_after_a_message_was_deleted_leaves_nothing() {
+    let place = Place::new();
+    let store = place.open();
+    let id = accept(&store, b"x", Claim::Mine).await.id;
+    store.alter(vec![id], Change::Delete).await.unwrap();
+    store.note(id, &[Noted { no: RecipientNo(1), owed: None }]);
+    drop(store);
+
+    let database = Connection::open(place.spool().join("queue.db")).unwrap();
+    let left: i64 = database.query_row("SELECT count(*) FROM noted", [], |row| row.get(0)).unwrap();
+    assert_eq!(left, 0);
 }

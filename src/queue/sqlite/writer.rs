@@ -82,8 +82,14 @@ pub(super) enum Write {
 }
 
 pub(super) enum ThenRow {
-    GoOn { progress: Vec<u8> },
-    Retry { progress: Vec<u8>, timing: Timing },
+    /// Recipients that were delivered, each with its octets.
+    GoOn {
+        noted: Vec<(u32, Vec<u8>)>,
+    },
+    Retry {
+        progress: Vec<u8>,
+        timing: Timing,
+    },
     Finished,
 }
 
@@ -134,6 +140,8 @@ pub(super) struct Writer {
     spool: Arc<Spool>,
     later: Arc<Later>,
     claims: HashSet<QueueId>,
+    /// The messages of which something is noted, and perhaps some more.
+    with_noted: HashSet<QueueId>,
     /// Settlements that found no room yet.
     owed: Vec<Write>,
     /// Body files that are unlinked, whose row in `doomed` can go with the next transaction.
@@ -153,11 +161,13 @@ impl Writer {
             Ok(())
         }))?;
         let page_size = db.pragma_query_value(None, "page_size", |row| row.get::<_, i64>(0))?;
+        let with_noted = rows::with_noted(&db)?;
         let writer = Self {
             db,
             spool,
             later,
             claims: HashSet::new(),
+            with_noted,
             owed: Vec::new(),
             unlinked: Vec::new(),
             log_pages,
@@ -244,6 +254,7 @@ impl Writer {
         for id in &self.unlinked {
             rows::undoom(&self.db, *id)?;
         }
+        self.with_noted.extend(writes.iter().filter_map(Write::notes));
         let mut effects = Effects::default();
         for write in writes {
             let done = self.apply(write, &mut effects)?;
@@ -270,9 +281,15 @@ impl Writer {
             }
             Write::Settle { id, then, report, .. } => {
                 let existed = match then {
-                    ThenRow::GoOn { progress } => rows::progress(&self.db, *id, progress)?,
+                    ThenRow::GoOn { noted } => {
+                        for (no, bytes) in noted {
+                            rows::note(&self.db, *id, *no, bytes)?;
+                        }
+                        return Ok(Done::Settled(None));
+                    }
                     ThenRow::Retry { progress, timing } => {
                         effects.unclaimed.push(*id);
+                        self.forget_noted(*id)?;
                         rows::retry(&self.db, *id, progress, timing)?
                     }
                     ThenRow::Finished => {
@@ -305,7 +322,12 @@ impl Writer {
         }
     }
 
+    fn forget_noted(&self, id: QueueId) -> rusqlite::Result<()> {
+        if self.with_noted.contains(&id) { rows::forget_noted(&self.db, id) } else { Ok(()) }
+    }
+
     fn delete(&self, id: QueueId, effects: &mut Effects) -> rusqlite::Result<bool> {
+        self.forget_noted(id)?;
         match rows::delete(&self.db, id)? {
             Gone::NeverWas => Ok(false),
             Gone::Nothing => Ok(true),
@@ -320,6 +342,7 @@ impl Writer {
     fn finish(&mut self, writes: Vec<Write>, effects: Effects) {
         for id in effects.unclaimed {
             self.claims.remove(&id);
+            self.with_noted.remove(&id);
         }
         for (write, done) in writes.into_iter().zip(effects.done) {
             match (write, done) {
@@ -350,12 +373,12 @@ impl Writer {
         }
     }
 
-    /// Progress that is owed must not come after newer news of the same message, which contain it.
+    /// Deliveries that are owed must not be noted after the attempt's end was recorded, which contains them.
     fn supersede(&mut self, writes: &[Write]) {
         if self.owed.is_empty() {
             return;
         }
-        let newer: HashSet<_> = writes.iter().filter_map(Write::settles).collect();
+        let newer: HashSet<_> = writes.iter().filter_map(Write::ends).collect();
         self.owed.retain(|owed| match owed {
             Write::Settle { id, then: ThenRow::GoOn { .. }, .. } => !newer.contains(id),
             Write::Settle { .. } | Write::Insert { .. } | Write::Alter { .. } | Write::Forget { .. } => true,
@@ -385,19 +408,19 @@ impl Writer {
                 }
             }
             Read::Page { after, limit, answer } => {
-                let page = rows::page(&self.db, after, limit).map_err(|error| classify(&error).error());
+                let page = rows::page(&self.db, &self.with_noted, after, limit).map_err(|error| classify(&error).error());
                 let marked = page.map(|rows| rows.into_iter().map(|row| self.marked(row)).collect());
                 let _ = answer.send(marked);
             }
             Read::One { id, answer } => {
-                let one = rows::one(&self.db, id).and_then(|row| row.map(|row| self.load(row)).transpose());
+                let one = rows::one(&self.db, &self.with_noted, id).and_then(|row| row.map(|row| self.load(row)).transpose());
                 let _ = answer.send(one.map_err(|error| classify(&error).error()));
             }
         }
     }
 
     fn due(&mut self, query: &DueQuery) -> rusqlite::Result<LoadedDue> {
-        let rows::Found { rows, next, rest } = rows::due(&self.db, query, |id| self.claims.contains(&id))?;
+        let rows::Found { rows, next, rest } = rows::due(&self.db, &self.with_noted, query, |id| self.claims.contains(&id))?;
         let loaded = rows.into_iter().map(|row| self.load(row)).collect::<rusqlite::Result<Vec<_>>>()?;
         self.claims.extend(loaded.iter().map(|it| it.row.id));
         Ok(LoadedDue { loaded, next, rest })
@@ -457,10 +480,22 @@ impl Later {
 }
 
 impl Write {
-    fn settles(&self) -> Option<QueueId> {
+    /// The message whose attempt this ends.
+    fn ends(&self) -> Option<QueueId> {
         match self {
-            Self::Settle { id, .. } => Some(*id),
-            Self::Insert { .. } | Self::Alter { .. } | Self::Forget { .. } => None,
+            Self::Settle { id, then: ThenRow::Retry { .. } | ThenRow::Finished, .. } => Some(*id),
+            Self::Settle { then: ThenRow::GoOn { .. }, .. } | Self::Insert { .. } | Self::Alter { .. } | Self::Forget { .. } => None,
+        }
+    }
+
+    /// The message whose attempt this is news of, while it goes on.
+    fn notes(&self) -> Option<QueueId> {
+        match self {
+            Self::Settle { id, then: ThenRow::GoOn { .. }, .. } => Some(*id),
+            Self::Settle { then: ThenRow::Retry { .. } | ThenRow::Finished, .. }
+            | Self::Insert { .. }
+            | Self::Alter { .. }
+            | Self::Forget { .. } => None,
         }
     }
 }
