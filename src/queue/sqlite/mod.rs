@@ -19,6 +19,7 @@
 mod tests;
 
 mod draft;
+mod request;
 mod rows;
 pub(crate) mod schema;
 mod writer;
@@ -40,9 +41,10 @@ use tokio::sync::oneshot;
 
 pub use draft::BodyDraft;
 use draft::blocking;
+use request::{Answer, Later, Loaded, LoadedDue, Op, Read, ThenRow, Write};
 use rows::{NewRow, RawRow, RowBody};
 pub use schema::SchemaError;
-use writer::{Answer, Later, Loaded, LoadedDue, Op, Read, ThenRow, Write, Writer};
+use writer::Writer;
 
 use super::message::{Message, NewMessage, Progress, Timing};
 use super::moment::Moment;

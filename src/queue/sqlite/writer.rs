@@ -14,20 +14,18 @@
 //! damaged while it runs, ends the process.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, ffi};
-use tokio::sync::oneshot;
 
-use super::rows::{self, Gone, NewRow, RawRow};
+use super::request::{Later, Loaded, LoadedDue, Op, Read, ThenRow, Write};
+use super::rows::{self, Gone, RawRow};
 use crate::handoff::QueueId;
-use crate::queue::message::Timing;
-use crate::queue::moment::Moment;
 use crate::queue::spool::{Spool, fatal};
-use crate::queue::store::{Change, Claim, Claimed, DueQuery, Reached, StoreError};
+use crate::queue::store::{Change, Claim, Claimed, DueQuery, StoreError};
 
 /// Changes in one transaction.
 const BATCH: usize = 1024;
@@ -41,77 +39,6 @@ const TIGHT: u64 = 4 * super::LOW_WATER;
 const RIDE_ALONG: Duration = Duration::from_millis(10);
 /// How long to wait before a settlement that found no room is tried again.
 const OWED_PAUSE: Duration = Duration::from_secs(1);
-
-pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
-
-/// What the thread is asked for.
-pub(super) enum Op {
-    Write(Write),
-    Read(Read),
-    Unclaim(QueueId),
-    /// There is something that can wait.
-    Later,
-}
-
-/// Settlements that can wait for company. They are not sent one by one, because each would wake the thread.
-#[derive(Default)]
-pub(super) struct Later(Mutex<Vec<Write>>);
-
-pub(super) enum Write {
-    Insert {
-        row: NewRow,
-        claim: Claim,
-        answer: Answer<()>,
-    },
-    Settle {
-        id: QueueId,
-        then: ThenRow,
-        report: Option<NewRow>,
-        answer: Answer<Option<QueueId>>,
-    },
-    Alter {
-        ids: Vec<QueueId>,
-        change: Change,
-        answer: Answer<Vec<QueueId>>,
-    },
-    /// The message was set aside.
-    Forget {
-        id: QueueId,
-        answer: Answer<()>,
-    },
-}
-
-pub(super) enum ThenRow {
-    /// Recipients that were delivered, each with its octets.
-    GoOn {
-        noted: Vec<(u32, Vec<u8>)>,
-    },
-    Retry {
-        progress: Vec<u8>,
-        timing: Timing,
-    },
-    Finished,
-}
-
-pub(super) enum Read {
-    Due { query: DueQuery, answer: Answer<LoadedDue> },
-    Page { after: Option<QueueId>, limit: usize, answer: Answer<Vec<(RawRow, Claimed)>> },
-    One { id: QueueId, answer: Answer<Option<Loaded>> },
-}
-
-/// A row and its body, unless that is a file.
-#[derive(Debug)]
-pub(super) struct Loaded {
-    pub(super) row: RawRow,
-    pub(super) body: Option<Vec<u8>>,
-}
-
-/// What a look for due messages brought.
-pub(super) struct LoadedDue {
-    pub(super) loaded: Vec<Loaded>,
-    pub(super) next: Option<Moment>,
-    pub(super) rest: Option<Reached>,
-}
 
 /// Why a transaction came to nothing.
 enum Failure {
@@ -462,40 +389,6 @@ impl Writer {
         drop(self.owed);
         if let Err((_, error)) = self.db.close() {
             tracing::warn!(event = "store_close", reason = %error);
-        }
-    }
-}
-
-impl Later {
-    /// Puts `write` with what can wait; whether the thread must be told that there is something.
-    pub(super) fn put(&self, write: Write) -> bool {
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.push(write);
-        waiting.len() == 1
-    }
-
-    fn take(&self) -> Vec<Write> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl Write {
-    /// The message whose attempt this ends.
-    fn ends(&self) -> Option<QueueId> {
-        match self {
-            Self::Settle { id, then: ThenRow::Retry { .. } | ThenRow::Finished, .. } => Some(*id),
-            Self::Settle { then: ThenRow::GoOn { .. }, .. } | Self::Insert { .. } | Self::Alter { .. } | Self::Forget { .. } => None,
-        }
-    }
-
-    /// The message whose attempt this is news of, while it goes on.
-    fn notes(&self) -> Option<QueueId> {
-        match self {
-            Self::Settle { id, then: ThenRow::GoOn { .. }, .. } => Some(*id),
-            Self::Settle { then: ThenRow::Retry { .. } | ThenRow::Finished, .. }
-            | Self::Insert { .. }
-            | Self::Alter { .. }
-            | Self::Forget { .. } => None,
         }
     }
 }
