@@ -243,6 +243,7 @@ fn settings(place: &Path) -> (QueueSettings, Vec<u8>) {
         tickets: place.join("tickets"),
         peers: vec![rustix::process::geteuid().as_raw()],
         message_size: 25 << 20,
+        recipients: 1000,
         schedule: Schedule::default(),
         active: ActiveLimits::default(),
         zone: jiff::tz::TimeZone::UTC,

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::value::Bytes;
+use crate::handoff::bounds::MOST_RECIPIENTS;
 
 /// One key.
 pub struct Row {
@@ -293,7 +294,7 @@ pub const ROWS: &[Row] = &[
     },
     Row {
         key: "limits.recipients",
-        wants: Wants::Count { least: 100, most: 5_000 },
+        wants: Wants::Count { least: 100, most: MOST_RECIPIENTS as u64 },
         fallback: Value("1000"),
         about: "Recipients of one message; more are answered 452. At least 100 (RFC 5321 §4.5.3.1.8).",
     },

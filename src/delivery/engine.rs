@@ -162,13 +162,10 @@ impl Context {
                 None => lost.push((number, recipient)),
             }
         }
-        for (target, mut recipients) in groups {
-            while recipients.len() > RECIPIENTS {
-                let rest = recipients.split_off(RECIPIENTS);
-                self.push(target.clone(), Parcel::new(errand.clone(), recipients));
-                recipients = rest;
+        for (target, recipients) in groups {
+            for parcel in parcels(recipients) {
+                self.push(target.clone(), Parcel::new(errand.clone(), parcel));
             }
-            self.push(target, Parcel::new(errand.clone(), recipients));
         }
         if !lost.is_empty() {
             let account = Account {
@@ -193,6 +190,34 @@ impl Context {
         let mut destinations = self.destinations.lock().unwrap_or_else(PoisonError::into_inner);
         if destination.is_deserted() && destinations.get(&destination.target).is_some_and(|known| Arc::ptr_eq(known, destination)) {
             destinations.remove(&destination.target);
+        }
+    }
+}
+
+/// Recipients in lists that one transaction takes, each with no more memory than its own entries need.
+fn parcels<T>(recipients: Vec<T>) -> Vec<Vec<T>> {
+    let mut left = recipients.into_iter();
+    let mut parcels = Vec::with_capacity(left.len().div_ceil(RECIPIENTS));
+    while left.len() > 0 {
+        let mut parcel = Vec::with_capacity(left.len().min(RECIPIENTS));
+        parcel.extend(left.by_ref().take(RECIPIENTS));
+        parcels.push(parcel);
+    }
+    parcels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_memory_of_all_parcels_together_grows_with_the_recipients_and_not_with_their_square() {
+        for count in [0, 1, 100, 101, 250, 100_000] {
+            let parcels = parcels((0..count).collect());
+
+            assert!(parcels.iter().map(Vec::capacity).sum::<usize>() <= count + RECIPIENTS, "{count}");
+            assert!(parcels.iter().all(|parcel| (1..=RECIPIENTS).contains(&parcel.len())));
+            assert_eq!(parcels.concat(), (0..count).collect::<Vec<_>>());
         }
     }
 }

@@ -6,12 +6,16 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::bounds::MOST_RECIPIENTS;
 use crate::message::trace::{Protocol, Trace};
 use crate::smtp::address::{Mailbox, ReversePath};
+use crate::smtp::command::PATH_COMMAND_LIMIT;
 use crate::smtp::envelope::{BodyType, Envelope, EnvelopeId, International, Notify, NotifyOn, OriginalRecipient, Recipient, Ret};
 
 /// Longest HELO argument, host name and TLS description that is read back.
 const WORD_LIMIT: usize = 1024;
+/// Longest address: that of the longest command line that carries one.
+const ADDRESS_LIMIT: usize = PATH_COMMAND_LIMIT;
 
 /// Bytes being read: every taker gives `None` once they run out or make no sense.
 pub(crate) struct Input<'a>(pub(crate) &'a [u8]);
@@ -126,11 +130,14 @@ pub(crate) fn take_envelope(from: &mut Input<'_>) -> Option<Envelope> {
         _ => return None,
     };
     let envid = from.optional(|from| EnvelopeId::new(from.text(WORD_LIMIT)?))?;
-    let sender = match from.text(WORD_LIMIT)? {
+    let sender = match from.text(ADDRESS_LIMIT)? {
         "" => ReversePath::Null,
         text => ReversePath::Mailbox(Mailbox::parse(text, international).ok()?),
     };
     let count = from.u32()?;
+    if usize::try_from(count).ok()? > MOST_RECIPIENTS {
+        return None;
+    }
     let first = take_recipient(from, international)?;
     // Not allocated by the count, which is only a claim: the list grows as recipients really come.
     let mut rest = Vec::new();
@@ -158,16 +165,11 @@ fn take_recipient(from: &mut Input<'_>, international: International) -> Option<
     let notify = match from.u8()? {
         0 => Notify::Unspecified,
         1 => Notify::Never,
-        bits @ 8..=15 => Notify::On(NotifyOn { success: bits & 1 != 0, failure: bits & 2 != 0, delay: bits & 4 != 0 }),
+        bits @ 9..=15 => Notify::On(NotifyOn { success: bits & 1 != 0, failure: bits & 2 != 0, delay: bits & 4 != 0 }),
         _ => return None,
     };
-    let mailbox = Mailbox::parse(from.text(WORD_LIMIT)?, international).ok()?;
-    let original = from.optional(|from| {
-        let (kind, address) = (from.text(WORD_LIMIT)?, from.text(WORD_LIMIT)?);
-        let atom = !kind.is_empty() && kind.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-        let printable = !address.chars().any(char::is_control);
-        (atom && printable).then(|| OriginalRecipient { kind: kind.to_owned(), address: address.to_owned() })
-    })?;
+    let mailbox = Mailbox::parse(from.text(ADDRESS_LIMIT)?, international).ok()?;
+    let original = from.optional(|from| OriginalRecipient::new(from.text(WORD_LIMIT)?, from.text(WORD_LIMIT)?))?;
     Some(Recipient { mailbox, notify, original })
 }
 
@@ -193,7 +195,7 @@ pub(crate) fn put_trace(out: &mut Vec<u8>, trace: &Trace) {
 }
 
 pub(crate) fn take_trace(from: &mut Input<'_>) -> Option<Trace> {
-    let helo = from.text(WORD_LIMIT)?.to_owned();
+    let helo = word(from)?;
     let address = match from.u8()? {
         4 => IpAddr::V4(Ipv4Addr::from(from.array::<4>()?)),
         6 => IpAddr::V6(Ipv6Addr::from(from.array::<16>()?)),
@@ -205,9 +207,14 @@ pub(crate) fn take_trace(from: &mut Input<'_>) -> Option<Trace> {
         1 => Protocol::Utf8Smtpsa,
         _ => return None,
     };
-    let tls = from.optional(|from| from.text(WORD_LIMIT).map(str::to_owned))?;
-    let host = from.text(WORD_LIMIT)?.to_owned();
+    let tls = from.optional(word)?;
+    let host = word(from)?;
     Some(Trace { helo, peer, protocol, tls, host })
+}
+
+/// Text without control characters, as every word is that a client can say.
+fn word(from: &mut Input<'_>) -> Option<String> {
+    from.text(WORD_LIMIT).filter(|text| !text.chars().any(char::is_control)).map(str::to_owned)
 }
 
 /// Writes a value's text without a `String` in between.
@@ -235,13 +242,13 @@ pub(crate) mod tests {
         prop_oneof![
             Just(Notify::Unspecified),
             Just(Notify::Never),
-            any::<(bool, bool, bool)>().prop_map(|(success, failure, delay)| Notify::On(NotifyOn { success, failure, delay })),
+            (1_u8..8).prop_map(|bits| Notify::On(NotifyOn { success: bits & 1 != 0, failure: bits & 2 != 0, delay: bits & 4 != 0 })),
         ]
     }
 
     fn any_recipient() -> impl Strategy<Value = Recipient> {
         let original =
-            proptest::option::of(("(rfc822|utf-8)", "[ -~]{0,60}").prop_map(|(kind, address)| OriginalRecipient { kind, address }));
+            proptest::option::of(("(rfc822|utf-8)", "[ -~]{1,60}").prop_map(|(kind, address)| OriginalRecipient { kind, address }));
         (any_mailbox(), any_notify(), original).prop_map(|(mailbox, notify, original)| Recipient { mailbox, notify, original })
     }
 

@@ -9,8 +9,10 @@
 //! Whatever else happens on the way (no queue, a dead connection, no answer) is an error that means 451: the queue
 //! never heard the end, or nobody can know what it made of it, and asking again could deliver twice.
 
+pub mod bounds;
 mod client;
 pub(crate) mod codec;
+pub(crate) mod shares;
 pub(crate) mod wire;
 
 use std::fmt;
@@ -106,8 +108,10 @@ pub enum Refused {
     Full,
     /// Above the size limit: 552 5.3.4.
     TooLarge,
-    /// The proof does not hold: 550 5.7.1.
+    /// The proof does not hold, or no client may ask for this: 550 5.7.1.
     NotPermitted,
+    /// The proof held once: 451 4.7.0.
+    LoginExpired,
     /// The queue could not do its work: 451 4.3.0.
     Fault,
 }

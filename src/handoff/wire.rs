@@ -68,6 +68,11 @@ pub(crate) fn take_frame(buffer: &mut BytesMut) -> Result<Option<Frame>, FrameEr
     Ok(Some(frame))
 }
 
+/// Whether the frame at the front of `buffer` is longer than most: an opening with a great many recipients.
+pub(crate) fn is_long(buffer: &[u8]) -> bool {
+    matches!(header(buffer), Ok(Some((_, length))) if length > CHUNK_LIMIT)
+}
+
 /// How much the frame at the front of `buffer` still lacks, as far as one can tell; at most a chunk at a time, so that
 /// an announced length costs nothing before the octets come.
 pub(crate) fn missing(buffer: &[u8]) -> usize {
@@ -171,6 +176,7 @@ pub(crate) fn put_answer(out: &mut Vec<u8>, answer: Answer) {
                 Refused::TooLarge => 2,
                 Refused::NotPermitted => 3,
                 Refused::Fault => 4,
+                Refused::LoginExpired => 5,
             });
             at
         }
@@ -214,6 +220,7 @@ fn take_answer(kind: u8, from: &mut Input<'_>) -> Option<Answer> {
         2 => Refused::TooLarge,
         3 => Refused::NotPermitted,
         4 => Refused::Fault,
+        5 => Refused::LoginExpired,
         _ => return None,
     };
     Some(Answer::Refused(why))
@@ -323,6 +330,7 @@ pub(crate) mod tests {
             Answer::Refused(Refused::TooLarge),
             Answer::Refused(Refused::NotPermitted),
             Answer::Refused(Refused::Fault),
+            Answer::Refused(Refused::LoginExpired),
         ];
         for answer in answers {
             let mut bytes = Vec::new();

@@ -6,14 +6,15 @@
 //! ```
 //!
 //! Invariant: `Answer::Accepted` is made in `Intake::finish`, from an id that `QueueStore::accept` gave; the front
-//! end's word about who sends is never believed, only the ticket's. A message takes at most 64 KiB of memory here, a large one a stride of 256 KiB, and
-//! a refused one is read to its end and forgotten, so that the connection stays good for the next.
+//! end's word about who sends is never believed, only the ticket's; what it checks of an envelope is checked again. A
+//! message takes at most 64 KiB of memory here beside its envelope, and envelopes share a fixed amount. A refused message
+//! is read to its end and forgotten, so that the connection stays good for the next.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::tz::TimeZone;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::footprint;
 use super::message::{Arrival, Author, Message, NewMessage};
@@ -21,11 +22,24 @@ use super::moment::Moment;
 use super::places::{Place, Places, domains};
 use super::store::{Claim, Draft as _, NewBody, QueueStore, SMALL_BODY, StoreError};
 use super::tickets::{TicketBook, TicketError};
+use crate::handoff::bounds::{self, Beyond};
+use crate::handoff::shares::{Share, Shares};
 use crate::handoff::{Answer, Opening, Proof, Refused};
 
 /// Octets of body beyond which nothing is taken.
 #[derive(Clone, Copy, Debug)]
 pub struct SizeLimit(pub u64);
+
+/// Recipients of one message beyond which it is not taken.
+#[derive(Clone, Copy, Debug)]
+pub struct RecipientLimit(pub usize);
+
+/// Messages of one user that may be coming in at once. The front end keeps each user to fewer.
+const OF_ONE_USER: usize = 256;
+/// Messages of all users that may be coming in at once: as many as there can be connections.
+const OF_ALL: usize = 1024;
+/// Octets of envelopes that may be in memory while their texts come in, in KiB.
+const ENVELOPES: usize = 64 * 1024;
 
 /// How much of a large body comes in before the disk is asked for room again.
 const STRIDE: u64 = 256 * 1024;
@@ -36,8 +50,11 @@ pub struct Door<S> {
     store: Arc<S>,
     tickets: TicketBook,
     limit: SizeLimit,
+    most_recipients: RecipientLimit,
     zone: TimeZone,
     active: Active,
+    users: Arc<Shares<String>>,
+    envelopes: Arc<Semaphore>,
 }
 
 /// The way from the door to delivery: what is accepted while there is room goes out from memory.
@@ -63,6 +80,13 @@ pub(super) struct Intake<'a, S: QueueStore> {
     opening: Opening,
     size: u64,
     state: State<S>,
+    _room: Option<Room>,
+}
+
+/// What a message that is coming in takes from the others.
+struct Room {
+    _of_user: Share<String>,
+    _envelope: OwnedSemaphorePermit,
 }
 
 enum State<S: QueueStore> {
@@ -80,20 +104,27 @@ enum State<S: QueueStore> {
 }
 
 impl<S: QueueStore> Door<S> {
-    pub fn new(store: Arc<S>, tickets: TicketBook, limit: SizeLimit, zone: TimeZone, active: Active) -> Self {
-        Self { store, tickets, limit, zone, active }
+    pub fn new(
+        store: Arc<S>,
+        tickets: TicketBook,
+        (limit, most_recipients): (SizeLimit, RecipientLimit),
+        zone: TimeZone,
+        active: Active,
+    ) -> Self {
+        let (users, envelopes) = (Shares::new(OF_ALL, OF_ONE_USER), Arc::new(Semaphore::new(ENVELOPES)));
+        Self { store, tickets, limit, most_recipients, zone, active, users, envelopes }
     }
 
     /// Looks at the opening; whatever comes of it is said after the end.
     pub(super) fn open(&self, opening: Opening) -> Intake<'_, S> {
-        let state = match self.admit(&opening) {
-            Ok(author) => State::Small { author, body: Vec::new() },
-            Err(refused) => State::Declined(refused),
+        let (state, room) = match self.admit(&opening) {
+            Ok((author, room)) => (State::Small { author, body: Vec::new() }, Some(room)),
+            Err(refused) => (State::Declined(refused), None),
         };
-        Intake { door: self, opening, size: 0, state }
+        Intake { door: self, opening, size: 0, state, _room: room }
     }
 
-    fn admit(&self, opening: &Opening) -> Result<Author, Refused> {
+    fn admit(&self, opening: &Opening) -> Result<(Author, Room), Refused> {
         let session = opening.session;
         let Proof::Ticket(ticket) = &opening.proof;
         let author = self.tickets.author(ticket, session, Moment::now()).map_err(|error| {
@@ -101,16 +132,44 @@ impl<S: QueueStore> Door<S> {
             match error {
                 // The keys may have changed a moment ago, or cannot be read: that is not the sender's fault.
                 TicketError::UnknownKey => Refused::Fault,
-                TicketError::Malformed | TicketError::Forged | TicketError::Expired | TicketError::OtherSession => Refused::NotPermitted,
+                TicketError::Expired => Refused::LoginExpired,
+                TicketError::Malformed | TicketError::Forged | TicketError::OtherSession => Refused::NotPermitted,
             }
         })?;
+        bounds::check(opening, self.most_recipients.0).map_err(|beyond| {
+            tracing::error!(event = "opening_refused", session = %session, reason = %beyond, hint = "the front end checks this; look whether it is still ours");
+            match beyond {
+                // The limit may have changed a moment ago.
+                Beyond::Recipients(_) => Refused::Fault,
+                Beyond::Twice | Beyond::Literal => Refused::NotPermitted,
+            }
+        })?;
+        let room = self.room(&author, opening)?;
         let declared = opening.declared_size.unwrap_or(0);
         if declared > self.limit.0 {
             return Err(Refused::TooLarge);
         }
         let cost = declared.saturating_add(footprint::disk(&opening.envelope));
         self.store.room_for(cost).map_err(|error| refusal(&error, opening))?;
-        Ok(author)
+        Ok((author, room))
+    }
+
+    /// Room for one more message of this user, whatever the front end thinks.
+    fn room(&self, author: &Author, opening: &Opening) -> Result<Room, Refused> {
+        let user = match author {
+            Author::User { user, .. } => user.clone(),
+            Author::Report { .. } => String::new(),
+        };
+        let of_user = self.users.take(vec![user]);
+        let octets = footprint::incoming(&opening.envelope);
+        let envelope = Arc::clone(&self.envelopes).try_acquire_many_owned(u32::try_from(octets / 1024 + 1).unwrap_or(u32::MAX));
+        match (of_user, envelope) {
+            (Some(of_user), Ok(envelope)) => Ok(Room { _of_user: of_user, _envelope: envelope }),
+            (_, _) => {
+                tracing::warn!(event = "door_crowded", session = %opening.session, reason = "too many messages are coming in");
+                Err(Refused::Fault)
+            }
+        }
     }
 }
 

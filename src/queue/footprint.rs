@@ -16,6 +16,8 @@ const MOST_WORDS: usize = 2048;
 /// What a recipient costs beside its texts: structs, list entries, allocator overhead. A message in
 /// delivery holds each recipient twice.
 const RECIPIENT_OVERHEAD: u64 = 640;
+/// The same before its message is delivered.
+const INCOMING_OVERHEAD: u64 = 256;
 /// What a recipient costs in the database beside its texts.
 const RECORD_OVERHEAD: u64 = 48;
 
@@ -45,6 +47,11 @@ pub fn memory(envelope: &Envelope, body: u64) -> u64 {
     let words = words_kept(envelope.recipients().len()) as u64;
     let recipients: u64 = envelope.recipients().map(|it| 2 * texts(it) + RECIPIENT_OVERHEAD + words).sum();
     body.saturating_add(recipients)
+}
+
+/// Octets of memory that an envelope takes while the text comes in.
+pub fn incoming(envelope: &Envelope) -> u64 {
+    envelope.recipients().map(|it| texts(it) + INCOMING_OVERHEAD).sum()
 }
 
 /// Octets of disk that a message takes beside its body: its head, the record of its deliveries at

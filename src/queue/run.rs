@@ -19,7 +19,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use super::accept::{Door, SizeLimit};
+use super::accept::{Door, RecipientLimit, SizeLimit};
 use super::control::{self, ControlError};
 use super::dispatch::{ActiveLimits, DeliveryGone, Dispatch};
 use super::report::Reporter;
@@ -42,6 +42,8 @@ pub struct QueueSettings {
     /// Uids that may hand messages over: the front end's.
     pub peers: Vec<u32>,
     pub message_size: u64,
+    /// Recipients of one message.
+    pub recipients: usize,
     pub schedule: Schedule,
     pub active: ActiveLimits,
     /// For date fields. Loaded before the cage is closed, because looking it up opens files.
@@ -96,7 +98,8 @@ pub async fn run_until(
     let (dispatch, active) = Dispatch::new(Arc::clone(&store), settings.schedule, settings.reporter, settings.active, outcomes);
     let look = Arc::clone(&active.look);
     let tickets = TicketBook::new(settings.tickets);
-    let door = Door::new(Arc::clone(&store), tickets, SizeLimit(settings.message_size), settings.zone, active);
+    let limits = (SizeLimit(settings.message_size), RecipientLimit(settings.recipients));
+    let door = Door::new(Arc::clone(&store), tickets, limits, settings.zone, active);
     let (stopper, stop) = watch::channel(false);
 
     let own = rustix::process::geteuid().as_raw();

@@ -1,7 +1,8 @@
 //! The hand-off socket: connections from the front end, one message after another on each.
 //!
 //! Invariant: only peers whose uid is in `Peers` are read from (SO_PEERCRED). One answer follows each end, nothing else
-//! is ever written; what does not decode closes the connection and leaves nothing behind.
+//! is ever written; what does not decode closes the connection and leaves nothing behind. The front end may be in
+//! other hands: the memory that frames take is bounded for all connections together.
 
 use std::io;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use tokio::task::JoinSet;
 
 use super::accept::Door;
 use super::store::QueueStore;
+use crate::handoff::Opening;
 use crate::handoff::wire::{self, Frame, FrameError};
 
 /// Connections at once; the front end keeps itself to fewer.
@@ -22,6 +24,10 @@ const CONNECTIONS: usize = 1024;
 /// Silence in the middle of a message, longer than the front end can be told to allow its clients (`limits.data_timeout`, an
 /// hour at most).
 const SILENCE: Duration = Duration::from_secs(65 * 60);
+/// An opening is in the front end's memory when it is sent, so it comes at once or not at all.
+const OPENING: Duration = Duration::from_secs(30);
+/// Openings above 64 KiB that may be in memory at once; others wait for one of them to be decoded.
+const LONG_OPENINGS: usize = 16;
 /// What messages on their way get when the role ends.
 const GRACE: Duration = Duration::from_secs(5);
 /// Octets read at once.
@@ -42,6 +48,8 @@ enum Ended {
     Order,
     #[error("silent in the middle of a message")]
     Silent,
+    #[error("an opening that does not come to its end")]
+    Slow,
     #[error("{0}")]
     Io(#[from] io::Error),
     /// The front end's client went away, or it died: nothing is queued.
@@ -52,6 +60,7 @@ enum Ended {
 /// Serves until `stop` is true, then lets what is on its way finish for a while.
 pub async fn serve<S: QueueStore>(listener: UnixListener, door: Arc<Door<S>>, peers: Peers, mut stop: watch::Receiver<bool>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let long = Arc::new(Semaphore::new(LONG_OPENINGS));
     let mut conversations = JoinSet::new();
     loop {
         let next = async {
@@ -65,10 +74,10 @@ pub async fn serve<S: QueueStore>(listener: UnixListener, door: Arc<Door<S>>, pe
         };
         match accepted {
             Ok((stream, room)) if peers.include(&stream) => {
-                let (door, stop) = (Arc::clone(&door), stop.clone());
+                let (door, long, stop) = (Arc::clone(&door), Arc::clone(&long), stop.clone());
                 conversations.spawn(async move {
                     let _room = room;
-                    if let Err(ended) = converse(stream, &door, stop).await {
+                    if let Err(ended) = converse(stream, &door, &long, stop).await {
                         tracing::info!(event = "handoff_ended", reason = %ended);
                     }
                 });
@@ -105,19 +114,24 @@ impl Peers {
     }
 }
 
-async fn converse<S: QueueStore>(mut stream: UnixStream, door: &Door<S>, mut stop: watch::Receiver<bool>) -> Result<(), Ended> {
+async fn converse<S: QueueStore>(
+    mut stream: UnixStream,
+    door: &Door<S>,
+    long: &Semaphore,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), Ended> {
     let mut buffer = BytesMut::new();
     let mut answer = Vec::with_capacity(wire::ANSWER_LIMIT);
     loop {
         let opening = tokio::select! {
             biased;
-            frame = next_frame(&mut stream, &mut buffer) => match frame? {
-                Some(Frame::Opening(opening)) => *opening,
-                Some(Frame::Chunk(_) | Frame::End) => return Err(Ended::Order),
+            opening = next_opening(&mut stream, &mut buffer, long) => match opening? {
+                Some(opening) => opening,
                 None => return Ok(()),
             },
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
         };
+        shrink(&mut buffer);
         let mut intake = door.open(opening);
         let said = loop {
             let frame = tokio::time::timeout(SILENCE, next_frame(&mut stream, &mut buffer)).await.map_err(|_| Ended::Silent)?;
@@ -131,10 +145,45 @@ async fn converse<S: QueueStore>(mut stream: UnixStream, door: &Door<S>, mut sto
         answer.clear();
         wire::put_answer(&mut answer, said);
         stream.write_all(&answer).await?;
-        if buffer.is_empty() && buffer.capacity() > KEEP {
-            buffer = BytesMut::new();
-        }
+        shrink(&mut buffer);
     }
+}
+
+/// Gives back what a long frame needed.
+fn shrink(buffer: &mut BytesMut) {
+    if buffer.capacity() > KEEP {
+        *buffer = BytesMut::from(&buffer[..]);
+    }
+}
+
+/// The next opening; `None` when the peer closed between two messages. A connection may be idle before its first
+/// octet, for as long as it likes; from there on it may not.
+async fn next_opening(stream: &mut UnixStream, buffer: &mut BytesMut, long: &Semaphore) -> Result<Option<Opening>, Ended> {
+    if buffer.is_empty() && read(stream, buffer).await? == 0 {
+        return Ok(None);
+    }
+    let frame = async {
+        while !wire::is_long(buffer) {
+            if let Some(frame) = wire::take_frame(buffer)? {
+                return Ok(Some(frame));
+            }
+            if read(stream, buffer).await? == 0 {
+                return Err(Ended::Cut);
+            }
+        }
+        let _one = long.acquire().await.map_err(io::Error::other)?;
+        next_frame(stream, buffer).await
+    };
+    match tokio::time::timeout(OPENING, frame).await.map_err(|_| Ended::Slow)?? {
+        Some(Frame::Opening(opening)) => Ok(Some(*opening)),
+        Some(Frame::Chunk(_) | Frame::End) => Err(Ended::Order),
+        None => Err(Ended::Cut),
+    }
+}
+
+async fn read(stream: &mut UnixStream, buffer: &mut BytesMut) -> io::Result<usize> {
+    buffer.reserve(wire::missing(buffer).max(READ));
+    stream.read_buf(buffer).await
 }
 
 /// The next whole frame; `None` when the peer closed between two frames.
@@ -143,8 +192,7 @@ async fn next_frame(stream: &mut UnixStream, buffer: &mut BytesMut) -> Result<Op
         if let Some(frame) = wire::take_frame(buffer)? {
             return Ok(Some(frame));
         }
-        buffer.reserve(wire::missing(buffer).max(READ));
-        if stream.read_buf(buffer).await? == 0 {
+        if read(stream, buffer).await? == 0 {
             return if buffer.is_empty() { Ok(None) } else { Err(Ended::Cut) };
         }
     }

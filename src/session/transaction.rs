@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use super::authenticated::Authenticated;
 use super::{Session, Site, Step, answer, argument};
-use crate::handoff::{QueueId, Refused};
-use crate::smtp::address::{Domain, ForwardPath, Mailbox, ReversePath};
+use crate::handoff::{QueueId, Refused, bounds};
+use crate::smtp::address::{ForwardPath, Mailbox, ReversePath};
 use crate::smtp::command::{self, Command};
 use crate::smtp::data::TextFault;
 use crate::smtp::envelope::{Envelope, Recipient};
@@ -140,6 +140,7 @@ impl From<Refused> for Refusal {
             Refused::Full => Self::FULL,
             Refused::TooLarge => Self::TOO_LARGE,
             Refused::NotPermitted => Self::NOT_PERMITTED_NOW,
+            Refused::LoginExpired => Self::LOGIN_EXPIRED,
             Refused::Fault => Self::QUEUE_UNAVAILABLE,
         }
     }
@@ -171,9 +172,8 @@ fn recipient(path: &str, params: &str, of_mail: &MailParams, site: &Site) -> Res
         ForwardPath::Postmaster => Mailbox::postmaster(site.domain.clone()),
         ForwardPath::Mailbox(mailbox) => mailbox,
     };
-    match mailbox.domain() {
-        // A relay that connects to any address it is told is a tool to reach what stands behind it.
-        Domain::Literal(_) => Err(Refusal::LITERAL),
-        Domain::Name(_) => Ok(Recipient { mailbox, notify, original }),
+    match bounds::relays_to(&mailbox) {
+        Ok(()) => Ok(Recipient { mailbox, notify, original }),
+        Err(_) => Err(Refusal::LITERAL),
     }
 }

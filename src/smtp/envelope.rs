@@ -85,6 +85,15 @@ pub struct OriginalRecipient {
     pub address: String,
 }
 
+impl OriginalRecipient {
+    /// An atom of at most 64 octets and a printable address of at most 500 (RFC 3461 §4.2).
+    pub fn new(kind: &str, address: &str) -> Option<Self> {
+        let is_atom = (1..=64).contains(&kind.len()) && kind.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        let printable = (1..=500).contains(&address.len()) && !address.chars().any(char::is_control);
+        (is_atom && printable).then(|| Self { kind: kind.to_owned(), address: address.to_owned() })
+    }
+}
+
 /// The RET parameter: how much of the message a failure report gives back (RFC 3461 §4.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ret {

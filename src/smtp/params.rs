@@ -140,15 +140,13 @@ fn notify(events: &str) -> Result<Notify, ParamError> {
 /// `type;address`, the address in xtext or, for `utf-8`, as it is or in its `\x{...}` form (RFC 3461 §4.2, RFC 6533 §3).
 fn original_recipient(text: &str) -> Result<OriginalRecipient, ParamError> {
     let (kind, address) = text.split_once(';').ok_or(ParamError::Value)?;
-    let is_atom = (1..=64).contains(&kind.len()) && kind.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     let address = if address.is_ascii() {
         let octets = xtext::decode(address.as_bytes()).ok_or(ParamError::Value)?;
         String::from_utf8(octets).map_err(|_| ParamError::Value)?
     } else {
         address.to_owned()
     };
-    let printable = (1..=500).contains(&address.len()) && !address.chars().any(char::is_control);
-    if is_atom && printable { Ok(OriginalRecipient { kind: kind.to_owned(), address }) } else { Err(ParamError::Value) }
+    OriginalRecipient::new(kind, &address).ok_or(ParamError::Value)
 }
 
 #[cfg(test)]

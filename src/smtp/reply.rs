@@ -169,6 +169,8 @@ impl Refusal {
 impl Refusal {
     pub const AUTH_UNAVAILABLE: Self = Self::new(454, 7, 0, "Authentication is not available now, try again later");
     pub const FULL: Self = Self::new(452, 3, 1, "No space for the message now, try again later");
+    /// The same command in a session that logs in again succeeds, so the message must not go back to its sender.
+    pub const LOGIN_EXPIRED: Self = Self::new(451, 7, 0, "Your login has expired: connect and log in again");
     pub const QUEUE_UNAVAILABLE: Self = Self::new(451, 3, 0, "Cannot queue the message now, try again later");
     pub const THROTTLED: Self = Self::new(454, 7, 0, "Too many attempts, try again later");
     pub const TOO_MANY_RECIPIENTS: Self = Self::new(452, 5, 3, "Too many recipients: send the rest in another message");

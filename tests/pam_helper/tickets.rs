@@ -50,6 +50,7 @@ impl Wall {
             tickets: at("run/tickets"),
             peers: vec![FRONT],
             message_size: 100_000,
+            recipients: 100,
             schedule: Schedule::default(),
             active: ActiveLimits::default(),
             zone: TimeZone::UTC,

@@ -142,6 +142,7 @@ fn queue(directory: &Path) -> mpsc::Receiver<Job> {
         tickets: directory.join("tickets"),
         peers: vec![uid],
         message_size: 100_000,
+        recipients: 3,
         schedule: Schedule::default(),
         active: ActiveLimits::default(),
         zone: TimeZone::UTC,

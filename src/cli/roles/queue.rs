@@ -78,6 +78,7 @@ fn queue_settings(config: &Config, zone: TimeZone) -> Result<QueueSettings, Fail
         tickets: config.tickets(),
         peers: vec![account_of(FRONT_USER)?],
         message_size: config.limits.message_size.0,
+        recipients: config.limits.recipients,
         schedule: Schedule {
             first_retry: delivery.first_retry,
             longest_retry: delivery.longest_retry,

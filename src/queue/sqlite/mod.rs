@@ -365,7 +365,8 @@ fn entry(row: &RawRow) -> Option<(super::record::Head, Progress)> {
 /// Makes a message of its row; the body's octets are compared with their sum.
 fn decode(spool: &Spool, loaded: &mut Loaded) -> Result<Message, Unreadable> {
     let row = &loaded.row;
-    let head = take_head(row.id, &row.head).ok_or(Unreadable::Damaged("its head does not match its checksum"))?;
+    let head = take_head(row.id, &row.head)
+        .ok_or(Unreadable::Damaged("its head does not match its checksum, or says what no client can have asked for"))?;
     let progress = row
         .progress(head.envelope.recipients().len())
         .ok_or(Unreadable::Damaged("the record of its deliveries does not match its checksum"))?;
