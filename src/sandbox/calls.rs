@@ -24,6 +24,7 @@ const NAMESPACES: u64 = 0x7e02_0080; // CLONE_NEW*, all of them
 const PROT_EXEC: u64 = 4;
 const PR_SET_NAME: u64 = 15;
 const SHORTEST_INET_ADDRESS: u64 = 16;
+const SOCKET_TYPE: u64 = 0xf; // the rest of the argument is SOCK_CLOEXEC and SOCK_NONBLOCK
 const TCP_ULP: u64 = 31;
 const TIOCSTI: u64 = 0x5412;
 const TIOCLINUX: u64 = 0x541c;
@@ -133,15 +134,18 @@ fn front_calls(pid: u64) -> Result<Rules, SandboxError> {
     // No memory that can be run.
     matching(&mut rules, libc::SYS_mmap, vec![when(2, Len::Qword, Op::MaskedEq(PROT_EXEC), 0)?])?;
     matching(&mut rules, libc::SYS_mprotect, vec![when(2, Len::Qword, Op::MaskedEq(PROT_EXEC), 0)?])?;
-    // Local sockets only, and no address that could be an internet one: a TCP socket the front has accepted
-    // could be disconnected and turned outwards.
-    let unix = u64::try_from(libc::AF_UNIX).unwrap_or(1);
-    matching(&mut rules, libc::SYS_socket, vec![when(0, Len::Dword, Op::Eq, unix)?])?;
-    matching(&mut rules, libc::SYS_socketpair, vec![when(0, Len::Dword, Op::Eq, unix)?])?;
+    // Local streams only: a datagram can go to a socket that nobody connected it to. And no address that could be an
+    // internet one: a TCP socket the front has accepted could be disconnected and turned outwards. What it writes, it
+    // writes to connected sockets: sendmsg and sendmmsg carry addresses and descriptors where no filter sees them, so
+    // they are not in the list at all.
+    let (unix, stream) = (u64::try_from(libc::AF_UNIX).unwrap_or(1), u64::try_from(libc::SOCK_STREAM).unwrap_or(1));
+    for call in [libc::SYS_socket, libc::SYS_socketpair] {
+        let unix_stream = vec![when(0, Len::Dword, Op::Eq, unix)?, when(1, Len::Dword, Op::MaskedEq(SOCKET_TYPE), stream)?];
+        matching(&mut rules, call, unix_stream)?;
+    }
     matching(&mut rules, libc::SYS_connect, vec![when(2, Len::Dword, Op::Lt, SHORTEST_INET_ADDRESS)?])?;
     let not_fast_open = |argument| when(argument, Len::Dword, Op::MaskedEq(MSG_FASTOPEN), 0);
     matching(&mut rules, libc::SYS_sendto, vec![when(4, Len::Qword, Op::Eq, 0)?, not_fast_open(3)?])?;
-    matching(&mut rules, libc::SYS_sendmsg, vec![not_fast_open(2)?])?;
     // Options of sockets and of TCP, but no upper protocol loaded into the kernel.
     let (socket_level, tcp_level) = (u64::try_from(libc::SOL_SOCKET).unwrap_or(1), 6);
     matching(&mut rules, libc::SYS_setsockopt, vec![when(1, Len::Dword, Op::Eq, socket_level)?])?;
@@ -230,6 +234,13 @@ fn forbidden(families: Families, servers: Servers) -> Result<Rules, SandboxError
     for call in [libc::SYS_socket, libc::SYS_socketpair] {
         let none_of = permitted.iter().map(|family| when(0, Len::Dword, Op::Ne, u64::try_from(*family).unwrap_or(1)));
         matching(&mut rules, call, none_of.collect::<Result<_, _>>()?)?;
+        // Among local sockets, only streams: a datagram can go to anybody's socket. The one to the service manager is
+        // connected before.
+        let unix = u64::try_from(libc::AF_UNIX).unwrap_or(1);
+        let stream = u64::try_from(libc::SOCK_STREAM).unwrap_or(1);
+        for kind in (0..=SOCKET_TYPE).filter(|kind| *kind != stream) {
+            matching(&mut rules, call, vec![when(0, Len::Dword, Op::Eq, unix)?, when(1, Len::Dword, Op::MaskedEq(SOCKET_TYPE), kind)?])?;
+        }
     }
     // In the foreground the role has the administrator's terminal: it must not type on it.
     for request in [TIOCSTI, TIOCLINUX] {
@@ -239,6 +250,8 @@ fn forbidden(families: Families, servers: Servers) -> Result<Rules, SandboxError
         // It answers those who come to it, and goes to nobody.
         rules.insert(libc::SYS_connect, Vec::new());
         matching(&mut rules, libc::SYS_sendto, vec![when(4, Len::Qword, Op::Ne, 0)?])?;
+        // Their addresses are in memory, where a filter cannot look.
+        rules.insert(libc::SYS_sendmsg, Vec::new());
         rules.insert(libc::SYS_sendmmsg, Vec::new());
     }
     if servers == Servers::Old {

@@ -103,6 +103,29 @@ fn socket(family: i32, kind: i32) -> Result<usize, i32> {
     call(libc::SYS_socket, &[family as usize, kind as usize, 0])
 }
 
+/// One end of two that are connected.
+fn pair(family: i32, kind: i32) -> Result<usize, i32> {
+    let mut ends = [0i32; 2];
+    call(libc::SYS_socketpair, &[family as usize, kind as usize, 0, ends.as_mut_ptr() as usize])?;
+    usize::try_from(ends[0]).map_err(|_| libc::EBADF)
+}
+
+/// One octet by sendmsg.
+fn send_message(socket: usize, address: &[u8], control: &[u64]) -> Result<(), i32> {
+    let parts = [b"x".as_ptr() as usize, 1];
+    let pointer = |empty: bool, at: usize| if empty { 0 } else { at };
+    let message = [
+        pointer(address.is_empty(), address.as_ptr() as usize),
+        address.len(),
+        parts.as_ptr() as usize,
+        1,
+        pointer(control.is_empty(), control.as_ptr() as usize),
+        std::mem::size_of_val(control),
+        0,
+    ];
+    done(call(libc::SYS_sendmsg, &[socket, message.as_ptr() as usize, libc::MSG_NOSIGNAL as usize]))
+}
+
 fn turn_outwards(loot: &Loot, unspec: &[u8]) -> Result<(), i32> {
     connect(fd(&loot.held), unspec)?;
     connect(fd(&loot.held), &inet(loot.port))
@@ -204,6 +227,21 @@ pub(crate) const EVERYWHERE: &[Attack] = &[
         let stream = socket(libc::AF_UNIX, libc::SOCK_STREAM)?;
         connect(stream, &unix(format!("\0{}", loot.abstract_name).as_bytes()))
     }),
+    attack!("a local datagram socket", true, |_| done(socket(libc::AF_UNIX, libc::SOCK_DGRAM))),
+    attack!("a local datagram socket that does not block", true, |_| done(socket(
+        libc::AF_UNIX,
+        libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK
+    ))),
+    attack!("a local socket of packets", true, |_| done(socket(libc::AF_UNIX, libc::SOCK_SEQPACKET))),
+    attack!("a raw local socket", true, |_| done(socket(libc::AF_UNIX, libc::SOCK_RAW))), // the kernel makes it a datagram socket
+    attack!("a pair of local datagram sockets", true, |_| done(pair(libc::AF_UNIX, libc::SOCK_DGRAM))),
+    attack!("a pair of local sockets of packets", true, |_| done(pair(libc::AF_UNIX, libc::SOCK_SEQPACKET))),
+    attack!("a datagram of a pair to another's path", true, |loot| {
+        let near = pair(libc::AF_UNIX, libc::SOCK_DGRAM)?;
+        let address = unix(format!("{}/datagram", loot.place).as_bytes());
+        connect(near, &address)?;
+        done(call(libc::SYS_write, &[near, b"x".as_ptr() as usize, 1]))
+    }),
     attack!("signal the parent", true, |loot| done(call(libc::SYS_kill, &[loot.parent, 0]))),
     attack!("a core file limit", true, |_| {
         let limit = [4096u64, 4096];
@@ -272,14 +310,29 @@ pub(crate) const OUTWARDS: &[Attack] = &[
         let address = unix(format!("{}/datagram", loot.place).as_bytes());
         done(call(libc::SYS_sendto, &[datagram, b"x".as_ptr() as usize, 1, 0, address.as_ptr() as usize, address.len()]))
     }),
+    attack!("a datagram by sendmsg to another's path", true, |loot| {
+        let datagram = socket(libc::AF_UNIX, libc::SOCK_DGRAM)?;
+        let address = unix(format!("{}/datagram", loot.place).as_bytes());
+        let parts = [b"x".as_ptr() as usize, 1];
+        let message = [address.as_ptr() as usize, address.len(), parts.as_ptr() as usize, 1, 0, 0, 0];
+        done(call(libc::SYS_sendmsg, &[datagram, message.as_ptr() as usize, 0]))
+    }),
+    attack!("sendmsg with an address on a socket it holds", true, |loot| send_message(fd(&loot.held), &inet(loot.port), &[])),
+    attack!("sendmsg without an address on a socket it holds", true, |loot| send_message(fd(&loot.held), &[], &[])),
+    attack!("a descriptor sent by sendmsg", true, |loot| {
+        let near = pair(libc::AF_UNIX, libc::SOCK_STREAM)?;
+        // A header of 64-bit length, level and kind, and the descriptor.
+        let mut control = [0u64; 3];
+        control[0] = 20;
+        control[1] = u64::from(libc::SOL_SOCKET as u32) | u64::from(libc::SCM_RIGHTS as u32) << 32;
+        control[2] = fd(&loot.held) as u64;
+        send_message(near, &[], &control)
+    }),
     attack!("a local socket by a long path", true, |loot| {
         let stream = socket(libc::AF_UNIX, libc::SOCK_STREAM)?;
         connect(stream, &unix(format!("{}/stream", loot.place).as_bytes()))
     }),
-    attack!("socketpair of another family", false, |_| {
-        let mut pair = [0i32; 2];
-        done(call(libc::SYS_socketpair, &[libc::AF_TIPC as usize, libc::SOCK_STREAM as usize, 0, pair.as_mut_ptr() as usize]))
-    }),
+    attack!("socketpair of another family", false, |_| { done(pair(libc::AF_TIPC, libc::SOCK_STREAM)) }),
 ];
 
 /// What the front in particular must not do.
