@@ -39,6 +39,12 @@ while read -r _ mounted type _; do
     done
 done </proc/mounts
 
+# While this descriptor is open, in us and in the bed's first process, nobody unpacks the layer anew (packages.sh).
+if [ -n "$layer" ]; then
+    exec {in_use}>>"$layer.lock"
+    flock --shared "$in_use"
+fi
+
 mkdir -p "$root/target/bed/private"
 export BED_ROOT=$root BED_PRIVATE=$root/target/bed/private BED_LAYER=$layer BED_SPOOL=$spool BED_VAR=$var BED_OUTER_PID=$$
 exec unshare "${spaces[@]}" /bin/bash "$here/inside.sh" "$@"

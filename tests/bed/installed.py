@@ -70,7 +70,7 @@ class Installed(Machine):
 
     def settle(self):
         """Until systemd has nothing left to start or stop, and all units are up."""
-        bed.wait_for("all units are active", lambda: self.active() == set(UNITS) and "No jobs" in self.run("systemctl", "list-jobs"), 20, 0.1)
+        bed.wait_for("all units are active", lambda: self.active() == set(UNITS) and "No jobs" in self.run("systemctl", "list-jobs"), 120, 0.1)
 
     def pam(self, service, text):
         """Writes a service file; the helper that has it loaded sees that within a second."""

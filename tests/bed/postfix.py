@@ -95,7 +95,7 @@ class Postfix:
 
     def stop(self):
         subprocess.run(["postfix", "stop"], capture_output=True)
-        bed.wait_for("Postfix has stopped", lambda: subprocess.run(["postfix", "status"], capture_output=True).returncode, 20)
+        bed.wait_for("Postfix has stopped", lambda: subprocess.run(["postfix", "status"], capture_output=True).returncode, 60)
 
     def run(self, *words):
         done = subprocess.run(words, capture_output=True, text=True)

@@ -70,7 +70,7 @@ def main():
     relay = subprocess.Popen([bed.PAMRELAY, "run", "--config", bed.CONFIG], stdin=subprocess.DEVNULL, start_new_session=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        bed.wait_for("the relay listens", lambda: relay.poll() is not None or bed.listens(bed.STARTTLS), 20)
+        bed.wait_for("the relay listens", lambda: relay.poll() is not None or bed.listens(bed.STARTTLS), 300)
         if relay.poll() is not None:
             return relay.returncode
         print(f"""

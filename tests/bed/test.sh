@@ -6,11 +6,12 @@
 set -uo pipefail
 sudo=$1 layer=$2
 read -ra packages <<<"$3"
-bed=target/bed log=target/bed/cargo-test.log
+bed=target/bed log=target/bed/cargo-test-$$.log # by number: a second make test here has files of its own
 if ! mkdir -p "$bed" || ! : >"$log"; then
     printf 'test.sh: %s cannot be written by you. Mend it: sudo chown -R "$USER" %s\n' "$log" "$bed" >&2
     exit 1
 fi
+trap 'mv -f "$log" target/bed/cargo-test.log; rm -f target/bed/totals-*-$$' EXIT
 
 # Root, or a sudo that asks nothing.
 as_root=() has_root=yes
@@ -38,7 +39,7 @@ if [ "$status" != 0 ] && [ "$failed" = 0 ]; then failed=1; fi
 # 2. The system tests: the whole relay, with real programs around it. Then the back ends of PAM, each in a bed of its own.
 suite() { # NAME DIRECTORY FILES PACKAGE...
     local name=$1 directory=$2 files=$3; shift 3
-    local totals=$bed/totals-$name began=$SECONDS unpacked chosen options=(--net) run=(/usr/bin/python3 tests/system/run.py --suite "$directory" --files "$files")
+    local totals=$bed/totals-$name-$$ cause began=$SECONDS unpacked chosen options=(--net) run=(/usr/bin/python3 tests/system/run.py --suite "$directory" --files "$files")
     rm -f "$totals" # the directory is ours, whoever made the file
     if [ -n "${TESTS:-}" ]; then
         "${run[@]}" --any && chosen=0 || chosen=$?
@@ -53,7 +54,12 @@ suite() { # NAME DIRECTORY FILES PACKAGE...
 
     if [ $# -gt 0 ]; then
         options+=(--layer "$bed/$name")
-        "${as_root[@]}" tests/bed/packages.sh layer "$bed/$name" "$@" || status=1
+        # On standard output there is nothing but the cause of a failure.
+        if ! cause=$("${as_root[@]}" env ${PACKAGES_PATIENCE:+PACKAGES_PATIENCE="$PACKAGES_PATIENCE"} tests/bed/packages.sh layer "$bed/$name" "$@"); then
+            printf 'FAILED  %s: its packages could not be had: %s\n' "$name" "${cause:-see above}"
+            failed=$((failed + 1)) status=1
+            return 0
+        fi
     fi
     [ "$directory" = tests/system ] || options+=(--var)
     unpacked=$SECONDS

@@ -99,8 +99,8 @@ class Queue(OwnRelay):
         relay = self.start_relay(delivery={"first_retry": "10m", "longest_retry": "1h", "give_up": "5d"})
         with bed.Client.logged_in(bed.QUICK) as client:
             names = [queue_id(client.mails(bed.letter(unique("waiting"), b"body text\r\n"))) for _ in range(count)]
-        bed.wait_for("the first try is over", lambda: len(relay.queue_json("list")) == count)
-        time.sleep(0.5)
+        deferred = lambda: [entry["state"] for entry in relay.queue_json("list")] == ["deferred"] * count
+        bed.wait_for("the first attempt of each is over", deferred)
         return relay, names
 
     def test_list_and_show_tell_people_and_programs_what_waits(self):

@@ -128,11 +128,11 @@ class Trouble(OwnRelay):
         self.assertEqual(len(sink.messages), 1)
 
     def test_a_smart_host_that_is_down_gets_the_mail_when_it_is_back(self):
-        self.start_relay()
+        relay = self.start_relay()
         subject = unique("later")
         with bed.Client.logged_in() as client:
             client.mails(bed.letter(subject))
-        time.sleep(1.5)
+        bed.wait_for("the first attempt has failed", lambda: relay.queue_json("list")[0]["attempts"])
 
         sink = self.start_sink()
 

@@ -97,7 +97,7 @@ class Times(OwnRelay):
             client.expects("421 4.4.2")
             other.expects("421 4.4.2")
             self.assertTrue(client.closed())
-            self.assertLess(time.monotonic() - began, 5)
+            self.assertLess(time.monotonic() - began, 30)
 
     def test_a_client_that_drips_bytes_cannot_hold_a_session_for_ever(self):
         self.start_relay(limits={"command_timeout": "2s"})
@@ -130,19 +130,17 @@ class Times(OwnRelay):
         with bed.Client.secured() as client:
             began = time.monotonic()
             try:
-                while time.monotonic() - began < 8:
+                while time.monotonic() - began < 60:
                     client.says("NOOP", "250|421")
                     time.sleep(0.2)
             except (EOFError, OSError, AssertionError):
                 pass
-            self.assertLess(time.monotonic() - began, 5)
+            self.assertLess(time.monotonic() - began, 30)
 
 
 class Numbers(OwnRelay):
     def test_one_address_may_not_have_more_sessions_than_allowed(self):
         self.start_relay(limits={"sessions_per_address": 3})
-        # The look whether the relay answers was a session too: let it end.
-        time.sleep(0.3)
         held = [bed.Client.connect() for _ in range(3)]
         for client in held:
             self.addCleanup(client.close)
@@ -158,7 +156,6 @@ class Numbers(OwnRelay):
 
     def test_there_may_not_be_more_sessions_in_all_than_allowed(self):
         self.start_relay(limits={"sessions": 3, "sessions_per_address": 100})
-        time.sleep(0.3)
         held = [bed.Client.connect() for _ in range(3)]
         for client in held:
             self.addCleanup(client.close)

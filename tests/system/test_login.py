@@ -138,12 +138,12 @@ class TheHelper(OwnRelay):
 
     def test_a_login_in_progress_when_the_helper_is_killed_is_a_temporary_failure(self):
         with open("/etc/pam.d/slow", "w") as service:
-            service.write("auth required pam_exec.so quiet /bin/sleep 5\naccount required pam_permit.so\n")
+            service.write("auth required pam_exec.so quiet /bin/sleep 15\naccount required pam_permit.so\n")
         relay = self.start_relay(auth={"service": "slow", "deadline": "20s"})
 
         with bed.Client.secured() as client:
             client.send(bed.auth_plain(*bed.DEMO) + "\r\n")
-            time.sleep(0.5)
+            bed.wait_for("PAM is at work", lambda: any(words[0] == "/bin/sleep" for words in map(bed.command_line, bed.family(relay.pids()["auth"])) if words))
             old = relay.kill_role("auth")
             client.expects("454 4.7.0")
         relay.role_back("auth", old)
