@@ -110,6 +110,33 @@ root_test! {
         assert_eq!((friend.user.as_str(), friend.uid), ("friend", 20003));
     }
 
+    fn a_module_that_renames_a_guest_makes_him_neither_root_nor_an_account_nor_an_odd_name() {
+        let named = |becomes: &str| {
+            let service = format!("auth required pam_unix.so nodelay\nauth required FIXTURE user={becomes}\naccount required pam_permit.so\n");
+            let stage = Stage::with_fixture(&service, "-DPLAIN");
+            // The password is looked at by a program, and the module of the first service gives the name.
+            let guests = fs::read_to_string(stage.dir().join("pam.d/smtp")).unwrap();
+            let guests = guests.replace("pam_unix.so nodelay", "pam_exec.so quiet expose_authtok DIR/guests");
+            let stage = stage.script("guests", KNOWS);
+            fs::write(stage.dir().join("pam.d/smtp-guests"), guests.replace("DIR", stage.dir().to_str().unwrap())).unwrap();
+            fs::write(stage.dir().join("pam.d/smtp"), UNIX).unwrap();
+            let helper = stage.set("GUEST_SERVICE", "smtp-guests").set("GUEST_ACCOUNT", "carol").start();
+            let outcome = helper.asks("friend", "secret");
+            match &outcome {
+                Outcome::Accept(accepted) => format!("accept {}", accepted.user),
+                _ => words(&outcome),
+            }
+        };
+
+        assert_eq!(named("somebody.else"), "accept somebody.else", "PAM says who it is");
+        for becomes in ["root", "ROOT", "bob", "Bob"] {
+            assert_eq!(named(becomes), "reject identity 0 no-guest", "{becomes}");
+        }
+        for becomes in ["-froot", "a/b", "a:b", "fri\u{200b}end", "\u{ff46}riend"] {
+            assert_eq!(named(becomes), "unavailable identity 0 bad-name", "{becomes}");
+        }
+    }
+
     fn without_a_guest_service_a_name_that_the_host_does_not_know_is_nobody() {
         let helper = Stage::new(&GUESTS.replace("DIR/guests", "/bin/true")).start();
 

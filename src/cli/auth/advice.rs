@@ -57,6 +57,9 @@ pub(super) fn pam_code(code: i32) -> &'static str {
 
 pub(super) fn remedy(cause: Cause, service: &str, config: &Config) -> String {
     match cause.reason {
+        Reason::BadName if cause.phase == Phase::Identity => format!(
+            "a module of /etc/pam.d/{service} replaced the name (PAM_USER) by one that nobody could type; see which one with journalctl -u pamrelay-auth"
+        ),
         Reason::BadName => {
             "this cannot be a user name; look for blanks, colons, or a domain that PAM does not know (auth.names can strip it)".to_owned()
         }

@@ -1,13 +1,13 @@
 //! Who PAM's user is on this machine: the name service's word on name, uid and groups.
 //!
 //! Invariant: an account that comes out of here is not root, is at least `min_uid`, and is in one of the
-//! configured groups if there are any; a guest has the name of nobody on this host. A name service that cannot answer
-//! is a fault, never a refusal.
+//! configured groups if there are any; a guest has the name of nobody on this host, in any case; and every name that comes
+//! out could also have been typed. A name service that cannot answer is a fault, never a refusal.
 
 use std::ffi::{CStr, CString};
 
 use nix::unistd::{Gid, Group, User, getgrouplist, getpid};
-use pamrelay_authwire::{Accepted, Cause, MAX_NAME, Outcome, Phase, Reason};
+use pamrelay_authwire::{Accepted, Cause, MAX_NAME, Outcome, Phase, Reason, spelling};
 
 use crate::rules::{Guests, Rules};
 use crate::sys;
@@ -34,11 +34,20 @@ pub(crate) fn identify(pam_user: Option<CString>, rules: &Rules) -> Result<Accep
 }
 
 /// The same for somebody whom the host does not know: the name is PAM's, the uid and the groups are of the account
-/// that guests have in common.
+/// that guests have in common. A module may have replaced the name, so that it is judged again like one that was typed.
 pub(crate) fn identify_guest(pam_user: Option<CString>, guests: &Guests, rules: &Rules) -> Result<Accepted, Outcome> {
     let name = text(pam_user)?;
-    if is_known(&CString::new(name.as_str()).map_err(|_| unavailable(Reason::Fault))?)? {
-        return Err(Outcome::Reject(cause(Reason::NoGuest)));
+    if !is_sayable(&name) || name.contains('/') {
+        return Err(unavailable(Reason::BadName));
+    }
+    // Whatever its case: a queue entry of "Root" would look like root's.
+    for form in [name.clone(), name.to_lowercase(), spelling::spelling(name.as_bytes())] {
+        if is_known(&CString::new(form.as_str()).map_err(|_| unavailable(Reason::Fault))?)? {
+            return Err(Outcome::Reject(cause(Reason::NoGuest)));
+        }
+        if form == "root" {
+            return Err(Outcome::Reject(cause(Reason::Root)));
+        }
     }
     let account = look_up(&guests.account)?.filter(|account| !account.uid.is_root()).ok_or_else(|| unavailable(Reason::NoSuchUid))?;
     permitted(name, &account, rules)
@@ -52,10 +61,16 @@ fn permitted(name: String, user: &User, rules: &Rules) -> Result<Accepted, Outco
     if groups.is_empty() && !rules.groups.is_empty() {
         return Err(Outcome::NotPermitted(cause(Reason::NotInGroups)));
     }
-    if name.is_empty() || name.len() > MAX_NAME || name.contains(char::is_control) {
-        return Err(unavailable(Reason::Fault));
+    if !is_sayable(&name) {
+        return Err(unavailable(Reason::BadName));
     }
     Ok(Accepted { user: name, uid: user.uid.as_raw(), groups, ticket: Vec::new() })
+}
+
+/// Whether it follows the rules for a name that is typed. Only the name service may put a slash into one: winbind does so between
+/// domain and user where it is told to.
+fn is_sayable(name: &str) -> bool {
+    name.len() <= MAX_NAME && spelling::name(name.replace('/', "\\").as_bytes()).is_some()
 }
 
 fn text(pam_user: Option<CString>) -> Result<String, Outcome> {
@@ -143,6 +158,32 @@ mod tests {
         assert_eq!(reason(identify(c"friend", "daemon", rules(1, &["root"]))), ("not-permitted", Reason::NotInGroups));
         assert_eq!(reason(identify(c"friend", "root", rules(1, &[]))), ("unavailable", Reason::NoSuchUid));
         assert_eq!(reason(identify(c"friend", "no-such-user-here", rules(1, &[]))), ("unavailable", Reason::NoSuchUid));
+    }
+
+    #[test]
+    fn a_guest_s_name_after_pam_is_judged_like_any_name() {
+        let guests = Guests { service: "smtp-guests".into(), account: "daemon".into() };
+        let identify = |name: &[u8]| identify_guest(Some(CString::new(name).unwrap()), &guests, &rules(1, &[]));
+
+        for odd in [
+            &b""[..],
+            b"-froot",
+            b"../friend",
+            b"a:b",
+            b"a\nb",
+            b"friend ",
+            b"a  b",
+            "fri\u{200b}end".as_bytes(),
+            "\u{ff46}riend".as_bytes(),
+            &[b'x'; 256],
+        ] {
+            assert_eq!(reason(identify(odd)), ("unavailable", Reason::BadName), "{odd:?}");
+        }
+        assert_eq!(reason(identify(b"\xff")).0, "unavailable");
+        for host in ["ROOT", "Root", "Daemon", "DAEMON"] {
+            assert_eq!(reason(identify(host.as_bytes())), ("reject", Reason::NoGuest), "{host}");
+        }
+        assert_eq!(identify("fri\u{eb}nd@example.org".as_bytes()).unwrap().user, "fri\u{eb}nd@example.org");
     }
 
     #[test]
