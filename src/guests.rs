@@ -4,12 +4,12 @@
 //! friend@example.org:$y$j9T$…     a name and the hash of a password, as pam_pwdfile reads them
 //! ```
 //!
-//! Invariants: it is root's alone (0600), it is replaced in one step or not at all, and no name is in it twice. A line that
-//! is not understood stays as it is.
+//! Invariants: it is root's alone (0600), in a directory that no role can read; it is replaced in one step or not at all, and no
+//! name is in it twice. A line that is not understood stays as it is.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -19,7 +19,12 @@ use yescrypt::{PasswordHasher as _, Yescrypt};
 use crate::replace::replace;
 
 /// Where `pamrelay guest` and the example of a PAM service look.
-pub const PATH: &str = "/etc/pamrelay/guests";
+pub const PATH: &str = "/var/lib/pamrelay/guests";
+/// Where the file was up to version 0.1: the key process can read there.
+pub const BEFORE: &str = "/etc/pamrelay/guests";
+/// The command that moves it, for an administrator to run.
+pub const MOVE: &str = "install -d -m 0700 /var/lib/pamrelay && mv /etc/pamrelay/guests /var/lib/pamrelay/guests && \
+                        rm -f /etc/pamrelay/guests.lock && sed -i 's,/etc/pamrelay/guests,/var/lib/pamrelay/guests,g' /etc/pam.d/smtp-guests";
 
 #[derive(Debug, thiserror::Error)]
 pub enum GuestError {
@@ -27,6 +32,8 @@ pub enum GuestError {
     File { doing: &'static str, path: PathBuf, source: io::Error },
     #[error("{path} is not root's alone (owner uid {uid}, mode {mode:04o}); mend it with: chown root:root {path} && chmod 0600 {path}")]
     Loose { path: PathBuf, uid: u32, mode: u32 },
+    #[error("the guests are still in {BEFORE}, which the key process can read; move them: {MOVE}")]
+    NotMoved,
     #[error("there is already a guest {0}; a new password: pamrelay guest password {0}")]
     There(String),
     #[error("there is no guest {0}")]
@@ -48,9 +55,16 @@ pub struct Guests {
 }
 
 impl Guests {
-    /// Reads the file; one that is not there has no guests.
+    /// Reads the file; one that is not there has no guests. Its directory is made if need be, for root alone.
     pub fn open(path: &Path) -> Result<Self, GuestError> {
+        if path == Path::new(PATH) && !path.exists() && Path::new(BEFORE).exists() {
+            return Err(GuestError::NotMoved); // an empty list in the new place would look like a loss
+        }
         let failed = |doing| move |source: io::Error| GuestError::File { doing, path: path.to_owned(), source };
+        match path.parent().map(|directory| DirBuilder::new().mode(0o700).create(directory)) {
+            Some(Err(error)) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed("its directory cannot be made")(error)),
+            Some(Ok(()) | Err(_)) | None => {}
+        }
         let beside = path.with_extension("lock");
         let lock =
             OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&beside).map_err(failed("cannot be locked"))?;
@@ -170,6 +184,18 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         Guests::open(&path).unwrap().remove("friend@example.org").unwrap();
         assert_eq!(names(&path), ["printer-2"]);
+    }
+
+    #[test]
+    fn the_directory_of_guests_is_made_for_root_alone() {
+        let (directory, _) = file();
+        let path = directory.path().join("pamrelay/guests");
+
+        Guests::open(&path).unwrap().add("friend", b"x").unwrap();
+
+        assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().mode() & 0o777, 0o700);
+        assert_eq!(names(&path), ["friend"]);
+        assert!(MOVE.contains(BEFORE) && MOVE.contains(PATH));
     }
 
     #[test]

@@ -95,7 +95,7 @@ fn open(path: &Path) -> Result<Guests, Failure> {
 fn failed(error: GuestError) -> Failure {
     let status = match error {
         GuestError::File { .. } | GuestError::Hash(_) => Status::System,
-        GuestError::Loose { .. } => Status::Config,
+        GuestError::Loose { .. } | GuestError::NotMoved => Status::Config,
         GuestError::There(_) | GuestError::NotThere(_) => Status::No,
         GuestError::Name(..) | GuestError::Password => Status::Usage,
     };

@@ -1,7 +1,7 @@
 //! The cage of the key process: it reads the certificate directory and answers on one socket.
 //!
 //! Invariant: CAP_DAC_READ_SEARCH, which opens root's 0600 files, reaches no further than the Landlock rule on
-//! the certificate directory.
+//! the certificate directory, where necessary on its parent. Secrets of others are kept elsewhere: `/var/lib/pamrelay`.
 
 use std::path::{Path, PathBuf};
 
@@ -44,11 +44,13 @@ pub fn keys(cage: &KeysCage) -> Result<Caged, SandboxError> {
 
 /// Where the rule goes. In a directory of the relay's own it is on the parent, so that a certificate directory
 /// that was replaced by another of the same name (`mv new certs`) stays readable. In a directory shared with others (`/etc`,
-/// `/etc/ssl`) that would open too much: there it is on the directory itself, and a replaced one needs a restart.
-fn reachable(directory: &Path) -> &Path {
+/// `/etc/ssl`) or with secrets of root's (`/var/lib/pamrelay`) that would open too much: there it is on the directory itself, and a
+/// replaced one needs a restart.
+pub fn reachable(directory: &Path) -> &Path {
     let is_ours = |parent: &Path| parent.file_name().is_some_and(|name| name.to_string_lossy().starts_with("pamrelay"));
+    let has_secrets = |parent: &Path| Path::new(crate::guests::PATH).starts_with(parent);
     match directory.parent() {
-        Some(parent) if is_ours(parent) => parent,
+        Some(parent) if is_ours(parent) && !has_secrets(parent) => parent,
         Some(_) | None => directory,
     }
 }
@@ -65,5 +67,13 @@ mod tests {
         assert_eq!(reach("/etc/pamrelay-certs"), Path::new("/etc/pamrelay-certs"));
         assert_eq!(reach("/etc/ssl/private"), Path::new("/etc/ssl/private"));
         assert_eq!(reach("/"), Path::new("/"));
+    }
+
+    #[test]
+    fn the_rule_never_opens_the_directory_of_guests_and_of_the_helper() {
+        for directory in ["/etc/pamrelay/certs", "/etc/ssl/private", "/var/lib/pamrelay/certs", "/var/lib/pamrelay-certs/new"] {
+            assert!(!Path::new(crate::guests::PATH).starts_with(reachable(Path::new(directory))), "{directory}");
+        }
+        assert_eq!(reachable(Path::new("/var/lib/pamrelay/certs")), Path::new("/var/lib/pamrelay/certs"));
     }
 }

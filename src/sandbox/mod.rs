@@ -21,7 +21,7 @@ mod queue;
 
 pub use account::Account;
 pub use front::{FrontCage, front};
-pub use keys::{KeysCage, keys};
+pub use keys::{KeysCage, keys, reachable};
 pub use limits::opaque;
 pub use notify::Notifier;
 pub use queue::{QueueCage, queue};

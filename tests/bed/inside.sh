@@ -38,6 +38,21 @@ if [ -n "$BED_LAYER" ]; then
     mount -t overlay -o "ro,lowerdir=$BED_LAYER/usr:/usr" bed /usr
     cp -a --no-clobber "$BED_LAYER/etc/." /etc/
 fi
+# The relay's own directory in /var/lib is thrown away as well; everything else there stays in sight.
+if [ -z "$BED_VAR" ]; then
+    mkdir "$BED_PRIVATE/lib" /run/machine-lib
+    mount --rbind /var/lib /run/machine-lib
+    for entry in /run/machine-lib/*; do
+        place=$BED_PRIVATE/lib/${entry##*/}
+        case $entry in
+            */pamrelay) ;;
+            *) if [ -d "$entry" ]; then mkdir "$place"; else touch "$place"; fi; mount --rbind "$entry" "$place" ;;
+        esac
+    done
+    mount --rbind "$BED_PRIVATE/lib" /var/lib
+    umount --lazy /run/machine-lib
+    rmdir /run/machine-lib
+fi
 mkdir -p /run/lock /run/pamrelay /etc/pamrelay
 mkdir -p -m 700 /var/spool/pamrelay
 export TMPDIR=$BED_PRIVATE/tmp LC_ALL=C.UTF-8 PYTHONDONTWRITEBYTECODE=1

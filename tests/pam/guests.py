@@ -7,7 +7,7 @@ from backend import BackEnd, install, run
 from people import person
 
 ACCOUNT = "mailguest"
-FILE = Path("/etc/pamrelay/guests")
+FILE = Path("/var/lib/pamrelay/guests")
 
 
 class Guests(BackEnd):

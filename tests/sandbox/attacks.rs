@@ -70,6 +70,10 @@ pub(crate) fn open(name: &str, flags: i32) -> Result<usize, i32> {
     call(libc::SYS_openat, &[at_cwd(), name.as_ptr() as usize, flags as usize, 0o600])
 }
 
+fn read(name: &str) -> Result<(), i32> {
+    done(open(name, libc::O_RDONLY))
+}
+
 fn at_cwd() -> usize {
     libc::AT_FDCWD as usize
 }
@@ -366,6 +370,21 @@ pub(crate) const FRONT: &[Attack] = &[
 pub(crate) const KEYS: &[Attack] = &[
     attack!("open a file of root's beside the directory", true, |loot| done(open(&format!("{}/secret", loot.place), libc::O_RDONLY))),
     attack!("open it by a way round", true, |loot| { done(open(&format!("{}/pamrelay/certs/../../secret", loot.place), libc::O_RDONLY)) }),
+    attack!("read the guests", true, |loot| read(&format!("{}/var/lib/pamrelay/guests", loot.place))),
+    attack!("read whom the helper knows", true, |loot| read(&format!("{}/var/lib/pamrelay/auth/known", loot.place))),
+    attack!("list the directory of both", true, |loot| {
+        done(open(&format!("{}/var/lib/pamrelay", loot.place), libc::O_RDONLY | libc::O_DIRECTORY))
+    }),
+    attack!("read the ticket keys", true, |loot| read(&format!("{}/run/tickets", loot.place))),
+    attack!("read the accepted configuration's settings of the helper", true, |loot| read(&format!("{}/run/active/auth.env", loot.place))),
+    attack!("read the accepted configuration", true, |loot| read(&format!("{}/run/active/pamrelay.yaml", loot.place))),
+    attack!("read queued mail", true, |loot| read(&format!("{}/spool/body", loot.place))),
+    attack!("list the spool", true, |loot| done(open(&format!("{}/spool", loot.place), libc::O_RDONLY | libc::O_DIRECTORY))),
+    attack!("read a delivered message", true, |loot| read(&format!("{}/maildir/message", loot.place))),
+    attack!("read /etc/gshadow", false, |_| read("/etc/gshadow")),
+    attack!("read a secret by a link in the certificate directory", true, |loot| {
+        read(&format!("{}/pamrelay/certs/link-to-guests", loot.place))
+    }),
     attack!("change the key", true, |loot| done(open(&loot.key, libc::O_RDWR))),
     attack!("make a file beside the key", true, |loot| done(open(&format!("{}.new", loot.key), libc::O_RDWR | libc::O_CREAT))),
     attack!("remove the key", false, |loot| {

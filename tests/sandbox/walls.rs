@@ -88,8 +88,8 @@ impl Place {
         let root = tempfile::tempdir().unwrap();
         let path = root.path();
         open_to_all(path);
-        for name in ["jail", "pamrelay", "spool", "maildir", "run", "run/queue"] {
-            fs::create_dir(path.join(name)).unwrap();
+        for name in ["jail", "pamrelay", "spool", "maildir", "run", "run/queue", "run/active", "var/lib/pamrelay/auth"] {
+            fs::create_dir_all(path.join(name)).unwrap();
             fs::set_permissions(path.join(name), fs::Permissions::from_mode(0o755)).unwrap();
         }
         pki::directory(&path.join("pamrelay/certs"));
@@ -99,6 +99,18 @@ impl Place {
             fs::write(path.join(name), text).unwrap();
             fs::set_permissions(path.join(name), fs::Permissions::from_mode(0o755)).unwrap();
         }
+        // Each a secret of another role, or of root's.
+        for name in [
+            "var/lib/pamrelay/guests",
+            "var/lib/pamrelay/auth/known",
+            "run/active/auth.env",
+            "run/active/pamrelay.yaml",
+            "spool/body",
+            "maildir/message",
+        ] {
+            pki::file(&path.join(name), "a secret\n");
+        }
+        std::os::unix::fs::symlink(path.join("var/lib/pamrelay/guests"), path.join("pamrelay/certs/link-to-guests")).unwrap();
         if geteuid().is_root() {
             for name in ["spool", "spool/program", "maildir", "run/queue"] {
                 chown(path.join(name), Some(QUEUE), Some(QUEUE)).unwrap();

@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::Path;
 
 mod certificates;
+mod exposed;
 mod network;
 mod places;
 
@@ -67,6 +68,7 @@ pub fn system(config: &Config) -> Vec<Finding> {
     findings.extend(config.services().into_iter().flat_map(places::pam_service));
     findings.extend(places::guests(config));
     findings.extend(certificates::look(config));
+    findings.extend(exposed::look(config));
     findings.extend(places::directories(config));
     findings.extend(places::beyond_the_unit(config));
     findings.extend(places::trust(config));
