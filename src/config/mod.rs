@@ -126,6 +126,14 @@ pub struct Delivery {
     pub resolver: Vec<SocketAddr>,
     /// `None`: the system's store.
     pub trust: Option<PathBuf>,
+    pub private_networks: PrivateNetworks,
+}
+
+/// Whether MX records may lead to this host and to private networks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PrivateNetworks {
+    Refuse,
+    Allow,
 }
 
 impl Word for ListenTls {
@@ -144,6 +152,10 @@ impl fmt::Display for ListenTls {
 
 impl Word for Sandbox {
     const WORDS: &'static [(&'static str, Self)] = &[("best-effort", Self::BestEffort), ("required", Self::Required)];
+}
+
+impl Word for PrivateNetworks {
+    const WORDS: &'static [(&'static str, Self)] = &[("refuse", Self::Refuse), ("allow", Self::Allow)];
 }
 
 impl Word for Log {
@@ -366,5 +378,6 @@ fn delivery(section: &Section<'_>) -> Delivery {
         connections: section.count("connections"),
         resolver: section.socket_list("resolver"),
         trust: section.optional_path("trust"),
+        private_networks: section.word("private_networks"),
     }
 }

@@ -468,6 +468,15 @@ pub const ROWS: &[Row] = &[
         fallback: Otherwise { words: "the system's store", example: "/etc/pamrelay/smart-host-ca.pem" },
         about: "A file of certificates, PEM, that vouch for smart hosts, in place of the system's store.",
     },
+    Row {
+        key: "delivery.private_networks",
+        wants: Wants::Word(&["refuse", "allow"]),
+        fallback: Value("refuse"),
+        about: "Whether `mx: direct` may deliver to this host and to private networks, because the MX records of a domain are the choice of its owner. `refuse`: loopback, link-local and private \
+                addresses (such as 10.0.0.0/8, 100.64.0.0/10 and fc00::/7, in every form that IPv6 has for them) and the addresses of this host are no targets; mail that could go nowhere else is returned \
+                at once, with status 5.4.6 if the target is this host. `allow`: they are, but never the relay's own listeners. Smart hosts are your choice: any address is allowed for them, except the relay's own \
+                listeners.",
+    },
 ];
 
 #[cfg(test)]

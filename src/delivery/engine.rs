@@ -4,6 +4,7 @@
 //! another job before it takes them: with both channels full, nothing would move.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,9 +19,11 @@ use super::client::secrets::{NoSecrets, Secrets};
 use super::client::tls::TlsClients;
 use super::destination::Destination;
 use super::job::{Account, Job, Origin, Outcomes, PassedOn, RecipientNo};
+use super::ourselves::Ourselves;
 use super::outages::Outages;
 use super::parcel::{Errand, Parcel, Relay};
 use super::reach::Target;
+use super::reserved::PrivateNetworks;
 use super::resolver::Resolver;
 use super::route::Routes;
 use crate::smtp::envelope::Recipient;
@@ -50,6 +53,10 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// Where exchangers listen; other than 25 only for trials.
     pub mx_port: u16,
+    /// Where our own front end listens: mail never goes there.
+    pub listeners: Vec<SocketAddr>,
+    /// Whether MX records may lead to this host and to private networks.
+    pub private_networks: PrivateNetworks,
 }
 
 impl Settings {
@@ -67,6 +74,8 @@ impl Settings {
             secrets: Arc::new(NoSecrets),
             timeouts: Timeouts::default(),
             mx_port: 25,
+            listeners: Vec::new(),
+            private_networks: PrivateNetworks::Refuse,
         }
     }
 }
@@ -87,6 +96,7 @@ pub(crate) struct Context {
     pub(crate) resolver: Arc<Resolver>,
     pub(crate) dialer: Dialer,
     pub(crate) mx_port: u16,
+    pub(crate) ourselves: Ourselves,
     pub(crate) outages: Outages,
     destinations: Mutex<HashMap<Target, Arc<Destination>>>,
 }
@@ -136,6 +146,8 @@ impl Context {
             secrets,
             timeouts,
             mx_port,
+            listeners,
+            private_networks,
         } = settings;
         let dialer = Dialer { hostname: hostname.clone(), tls: TlsClients::new(roots, client_certificate), secrets, timeouts };
         Arc::new(Self {
@@ -147,6 +159,7 @@ impl Context {
             resolver,
             dialer,
             mx_port,
+            ourselves: Ourselves { listeners, private: private_networks },
             outages: Outages::default(),
             destinations: Mutex::default(),
         })

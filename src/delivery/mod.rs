@@ -16,9 +16,11 @@ mod engine;
 pub(crate) mod fake;
 pub mod job;
 pub(crate) mod maildir;
+pub(crate) mod ourselves;
 pub(crate) mod outages;
 pub(crate) mod parcel;
 pub(crate) mod reach;
+mod reserved;
 pub mod resolver;
 pub mod route;
 #[cfg(test)]
@@ -31,3 +33,4 @@ pub use client::connection::Timeouts;
 pub use client::secrets::{Asked, NoSecrets, SecretError, Secrets};
 pub use client::tls::{Trust, TrustError};
 pub use engine::{Delivery, Settings};
+pub use reserved::PrivateNetworks;

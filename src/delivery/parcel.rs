@@ -62,6 +62,19 @@ impl Parcel {
         &self.recipients
     }
 
+    /// Takes the recipients from `at` on into a parcel of their own.
+    pub(crate) fn split_off(&mut self, at: usize) -> Self {
+        let at = at.min(self.recipients.len());
+        Self { errand: self.errand.clone(), recipients: self.recipients.drain(at..).collect(), losses: self.losses }
+    }
+
+    /// The first recipient becomes the last.
+    pub(crate) fn rotate(&mut self) {
+        if !self.recipients.is_empty() {
+            self.recipients.rotate_left(1);
+        }
+    }
+
     /// Answers for those whose fate is settled. Those with none stay in the parcel, if there are any.
     pub(crate) async fn settle(mut self, fates: Vec<Fate>, relay: Relay<'_>) -> Option<Self> {
         // Room first: from here to the send nothing can interrupt, so that nobody is answered twice or never.

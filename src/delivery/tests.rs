@@ -33,6 +33,8 @@ fn to(route: Route) -> Settings {
     let mut settings = Settings::new("us.example", routes);
     settings.timeouts = patience(Duration::from_secs(10));
     settings.idle = Duration::from_millis(100);
+    // The servers of the tests are on the loopback interface.
+    settings.private_networks = PrivateNetworks::Allow;
     settings.resolver = Arc::new(Resolver::new(NameServers::configured(Vec::new()), Hosts::parse("127.0.0.1 relay.example wrong.example")));
     settings
 }
@@ -227,7 +229,7 @@ async fn replies_at_each_step_have_their_meaning() {
 #[tokio::test]
 async fn a_connection_that_ends_at_any_point_defers_and_delivers_to_nobody() {
     for offers in [&ALL[..], &[]] {
-        for command in ["banner", "EHLO", "MAIL", "RCPT", "RCPT TO:<r1", "DATA"] {
+        for command in ["banner", "EHLO", "MAIL", "RCPT", "DATA"] {
             for hangs in [false, true] {
                 let manner = move |_: At, heard: &str| match heard.starts_with(command) {
                     true if hangs => Does::Hangs,
@@ -662,7 +664,7 @@ async fn mail_by_mx_goes_to_the_exchangers_in_order_and_each_no_has_its_status()
         ("loop.example", &[mx(10, "us.example"), mx(20, "second.example")]),
         ("nowhere.example", &[mx(10, "missing.example")]),
         ("nothing.example", &[]),
-        ("zero.example", &[a([0, 0, 0, 0])]),
+        ("multicast.example", &[a([224, 0, 0, 1])]),
     ])
     .await;
     let cases = [
@@ -674,7 +676,7 @@ async fn mail_by_mx_goes_to_the_exchangers_in_order_and_each_no_has_its_status()
         ("nothing.example", "F5.1.2"),
         ("missing.example", "F5.1.2"),
         ("broken.example", "T4.4.3"),
-        ("zero.example", "F5.4.4"),
+        ("multicast.example", "F5.4.4"),
     ];
     let addresses: Vec<String> = cases.iter().map(|(domain, _)| format!("x@{domain}")).collect();
     let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
@@ -685,6 +687,241 @@ async fn mail_by_mx_goes_to_the_exchangers_in_order_and_each_no_has_its_status()
     assert_eq!(brief(&found), cases.map(|(_, wanted)| wanted));
     let relay = account(&found[0]).remote.clone().unwrap_or_default();
     assert!(relay.starts_with("second.example[127.0.0.1]:"), "{relay}");
+}
+
+#[tokio::test]
+async fn mail_by_mx_goes_neither_to_this_host_nor_into_private_networks() {
+    use super::resolver::fake::{NameServer, a, mx};
+    let fake = Fake::good(&ALL).await;
+    let names = NameServer::zone(&[
+        ("loopback.example", &[a([127, 0, 0, 1])]),
+        ("zero.example", &[a([0, 0, 0, 0])]),
+        ("private.example", &[mx(10, "inside.example")]),
+        ("inside.example", &[a([10, 0, 0, 1]), a([192, 168, 0, 1]), a([100, 64, 0, 1]), a([169, 254, 0, 1])]),
+        ("named.example", &[mx(10, "localhost"), mx(20, "inside.example")]),
+        ("alias.example", &[mx(10, "us-too.example"), mx(10, "inside.example"), mx(20, "inside.example")]),
+        ("us-too.example", &[a([127, 0, 0, 9])]),
+        ("us.example", &[a([127, 0, 0, 1])]),
+        ("number.example", &[mx(10, "127.0.0.1")]),
+        ("hosts.example", &[mx(10, "relay.example")]),
+    ])
+    .await;
+    let cases = [
+        ("loopback.example", "F5.4.6"),
+        ("zero.example", "F5.4.6"),
+        ("private.example", "F5.4.4"),
+        ("named.example", "F5.4.6"),
+        ("alias.example", "F5.4.6"),
+        ("us.example", "F5.4.6"),
+        ("number.example", "F5.4.4"),
+        ("hosts.example", "F5.4.4"),
+        ("localhost", "F5.4.6"),
+        ("[127.0.0.1]", "F5.4.6"),
+        ("[IPv6:::1]", "F5.4.6"),
+        ("[IPv6:::ffff:127.0.0.1]", "F5.4.6"),
+        ("[10.0.0.1]", "F5.4.4"),
+        ("[IPv6:fd00::1]", "F5.4.4"),
+    ];
+    let addresses: Vec<String> = cases.iter().map(|(domain, _)| format!("x@{domain}")).collect();
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    let settings = Settings {
+        resolver: Arc::new(names.resolver()),
+        mx_port: fake.address.port(),
+        private_networks: PrivateNetworks::Refuse,
+        ..to(Route::Mx)
+    };
+
+    let found = in_order(outcomes_of(settings, vec![samples::job("s@a.example", &addresses)]).await);
+
+    assert_eq!(brief(&found), cases.map(|(_, wanted)| wanted));
+    assert_eq!(fake.connections(), 0);
+    assert!(account(&found[2]).diagnostic.contains("private_networks"), "{:?}", found[2]);
+}
+
+#[tokio::test]
+async fn a_better_exchanger_than_ourselves_is_used_and_a_worse_one_is_not() {
+    use super::resolver::fake::{NameServer, a, mx};
+    let fake = Fake::good(&ALL).await;
+    let names = NameServer::zone(&[
+        ("backup.example", &[mx(10, "good.example"), mx(20, "ours.example"), mx(30, "good.example")]),
+        ("primary.example", &[mx(10, "ours.example"), mx(20, "good.example")]),
+        ("good.example", &[a([127, 0, 0, 1])]),
+        ("ours.example", &[a([127, 0, 0, 2])]),
+    ])
+    .await;
+    // Port and address of our own listener, which the option does not open either.
+    let settings = Settings {
+        resolver: Arc::new(names.resolver()),
+        mx_port: fake.address.port(),
+        listeners: vec![SocketAddr::from(([127, 0, 0, 2], fake.address.port()))],
+        ..to(Route::Mx)
+    };
+
+    let job = samples::job("s@a.example", &["x@backup.example", "x@primary.example"]);
+    let found = in_order(outcomes_of(settings, vec![job]).await);
+
+    assert_eq!(brief(&found), ["D2.0.0", "F5.4.6"]);
+}
+
+#[tokio::test]
+async fn a_smart_host_that_is_ourselves_is_passed_over_and_alone_returns_the_mail_as_a_loop() {
+    let (own, other) = (Fake::good(&ALL).await, Fake::good(&ALL).await);
+    let ours = SmartHost { host: "relay.example".to_owned(), ..host(own.address, TlsDemand::None) };
+    let listeners = vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, own.address.port()))];
+
+    let alone = Settings { listeners: listeners.clone(), ..to_hosts(vec![ours.clone()]) };
+    let with_another = Settings { listeners, ..to_hosts(vec![ours, host(other.address, TlsDemand::None)]) };
+
+    assert_eq!(brief(&outcomes(alone, 1).await), ["F5.4.6"]);
+    assert_eq!(brief(&outcomes(with_another, 1).await), ["D2.0.0"]);
+    assert_eq!(own.connections(), 0);
+}
+
+#[tokio::test]
+async fn every_address_of_a_domain_is_tried_in_time_however_many_are_dead() {
+    use super::resolver::fake::{NameServer, a};
+    let fake = Fake::good(&ALL).await;
+    let dead = (10..60).map(|last| a([127, 0, 1, last]));
+    let records: Vec<_> = dead.chain([a([127, 0, 0, 1])]).collect();
+    let names = NameServer::zone(&[("many.example", &records)]).await;
+    let settings = Settings { resolver: Arc::new(names.resolver()), mx_port: fake.address.port(), ..to(Route::Mx) };
+    let (jobs, job_receiver) = mpsc::channel(1);
+    let (sender, mut receiver) = mpsc::channel::<Outcomes>(1);
+    let _delivery = Delivery::start(settings, job_receiver, sender);
+
+    let mut attempts = 0;
+    let delivered = async {
+        loop {
+            attempts += 1;
+            jobs.send(samples::job("s@a.example", &["x@many.example"])).await.unwrap();
+            let outcomes = receiver.recv().await.unwrap();
+            if matches!(outcomes.settled[0].1, Outcome::Delivered(_)) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(1100)).await; // until what was found dead may be tried again
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), delivered).await.expect("the living address is never tried");
+
+    assert!((2..=12).contains(&attempts), "{attempts}");
+}
+
+#[tokio::test]
+async fn hosts_that_break_every_new_connection_do_not_hide_the_one_that_works() {
+    let mut hosts = Vec::new();
+    for _ in 0..4 {
+        let breaks = Fake::start(Skills::with(&ALL), |_, heard| if heard.starts_with("MAIL") { Does::HangsUp } else { Does::Right }).await;
+        hosts.push(host(breaks.address, TlsDemand::None));
+    }
+    let good = Fake::good(&ALL).await;
+    hosts.push(host(good.address, TlsDemand::None));
+    let (jobs, job_receiver) = mpsc::channel(1);
+    let (sender, mut receiver) = mpsc::channel::<Outcomes>(1);
+    let _delivery = Delivery::start(to_hosts(hosts), job_receiver, sender);
+
+    for _ in 0..3 {
+        jobs.send(samples::job("s@a.example", &["x@b.example"])).await.unwrap();
+        receiver.recv().await.unwrap();
+    }
+
+    assert!(!good.messages().is_empty(), "the last host was not asked in three attempts");
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_in_the_middle_of_the_list_goes_on_where_it_stopped() {
+    for offers in [&ALL[..], &[]] {
+        for says_421 in [true, false] {
+            let asked = Arc::new(std::sync::Mutex::new(HashMap::<usize, usize>::new()));
+            let manner = move |at: At, heard: &str| {
+                let mut asked = asked.lock().unwrap();
+                let count = asked.entry(at.connection).or_default();
+                match heard.starts_with("RCPT") {
+                    true if *count >= 30 && says_421 => Does::LastSays("421 4.7.0 that is enough\r\n".to_owned()),
+                    true if *count >= 30 => Does::HangsUp,
+                    true => {
+                        *count += 1;
+                        Does::Right
+                    }
+                    false => Does::Right,
+                }
+            };
+            let fake = Fake::start(Skills::with(offers), manner).await;
+            let settings = Settings { per_destination: 1, ..to_one(fake.address) };
+
+            let found = outcomes(settings, 100).await;
+
+            assert!(found.iter().all(|outcome| matches!(outcome, Outcome::Delivered(_))), "{offers:?} {says_421} {found:?}");
+            assert_eq!(fake.messages().iter().map(|taken| taken.recipients.len()).sum::<usize>(), 100);
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_recipient_that_ends_the_connection_does_not_keep_the_others_from_theirs() {
+    for offers in [&ALL[..], &[]] {
+        let manner = |_: At, heard: &str| match heard.starts_with("RCPT TO:<r0@") {
+            true => Does::LastSays("421 4.7.0 not him\r\n".to_owned()),
+            false => Does::Right,
+        };
+        let fake = Fake::start(Skills::with(offers), manner).await;
+
+        let found = outcomes(to_one(fake.address), 10).await;
+
+        assert_eq!(brief(&found)[0], "T4.7.0", "{offers:?}");
+        assert!(found[1..].iter().all(|outcome| matches!(outcome, Outcome::Delivered(_))), "{offers:?} {found:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_list_that_is_refused_for_its_length_after_all_were_accepted_is_split() {
+    let count = Arc::new(AtomicU32::new(0));
+    let manner = move |_: At, heard: &str| match heard.split([' ', ':']).next() {
+        Some("MAIL") => {
+            count.store(0, Ordering::SeqCst);
+            Does::Right
+        }
+        Some("RCPT") => {
+            count.fetch_add(1, Ordering::SeqCst);
+            Does::Right
+        }
+        Some("DATA") if count.load(Ordering::SeqCst) > 20 => says("452 4.5.3 too many recipients"),
+        _ => Does::Right,
+    };
+    for offers in [&ALL[..], &[]] {
+        let fake = Fake::start(Skills::with(offers), manner.clone()).await;
+        let settings = Settings { per_destination: 1, ..to_one(fake.address) };
+
+        let found = outcomes(settings, 90).await;
+
+        assert!(found.iter().all(|outcome| matches!(outcome, Outcome::Delivered(_))), "{offers:?}");
+        assert!(fake.messages().iter().all(|taken| taken.recipients.len() <= 20));
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_never_takes_mail_is_reported_now_if_there_is_no_other() {
+    let never = || {
+        Fake::start(
+            Skills::with(&ALL),
+            |_, heard| if heard == "banner" { Does::LastSays("521 5.3.2 no mail here\r\n".into()) } else { Does::Right },
+        )
+    };
+    let (first, second, good) = (never().await, never().await, Fake::good(&ALL).await);
+    let bare =
+        Fake::start(Skills::default(), |_, heard| if heard == "banner" { Does::LastSays("521 no\r\n".into()) } else { Does::Right }).await;
+    let busy = Fake::start(Skills::default(), |_, heard| if heard == "banner" { says("421 4.3.2 busy") } else { Does::Right }).await;
+    let domain =
+        Fake::start(Skills::with(&ALL), |_, heard| if heard.starts_with("RCPT") { says("556 5.1.10 takes no mail") } else { Does::Right })
+            .await;
+    let to = |all: &[&Fake]| to_hosts(all.iter().map(|fake| host(fake.address, TlsDemand::None)).collect());
+
+    assert_eq!(brief(&outcomes(to(&[&first]), 1).await), ["F5.3.2"]);
+    assert_eq!(brief(&outcomes(to(&[&first, &second]), 1).await), ["F5.3.2"]);
+    assert_eq!(brief(&outcomes(to(&[&bare]), 1).await), ["F5.3.2"]);
+    assert_eq!(brief(&outcomes(to(&[&first, &good]), 1).await), ["D2.0.0"]);
+    assert!(brief(&outcomes(to(&[&first, &busy]), 1).await)[0].starts_with('T'));
+    assert!(brief(&outcomes(to(&[&busy, &first]), 1).await)[0].starts_with('T'));
+    assert_eq!(brief(&outcomes(to(&[&domain]), 1).await), ["F5.1.10"]);
 }
 
 #[tokio::test]

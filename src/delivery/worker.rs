@@ -3,13 +3,13 @@
 //! Whatever the connection does, each parcel taken from the destination is settled, given back, or dropped, which answers
 //! for it too.
 
-use std::net::SocketAddr;
+use std::time::Instant;
 
 use super::client::connection::{Attempt, Closing, Connection, EndOfData, LIFETIME, Lost};
-use super::client::transaction::Fate;
+use super::client::transaction::{Fate, Stage, Transaction};
 use super::client::trouble::Trouble;
 use super::destination::Seat;
-use super::job::{Account, Outcome};
+use super::job::{Account, Origin, Outcome};
 use super::maildir;
 use super::parcel::{Parcel, Relay};
 use super::reach::{Reached, Search, Target};
@@ -22,7 +22,7 @@ enum Served {
     /// Nothing more to do.
     Leave,
     /// It is gone; this parcel wants another, better one to another address.
-    Broken { held: Option<Parcel>, avoid: Option<SocketAddr> },
+    Broken { held: Option<Parcel> },
 }
 
 pub(crate) async fn work(mut seat: Seat) {
@@ -34,12 +34,12 @@ pub(crate) async fn work(mut seat: Seat) {
         seat.leave();
         return;
     }
-    let (mut held, mut avoid) = (None, None);
+    let mut held = None;
     loop {
         let context = seat.destination().context.clone();
         // Closed never: the semaphore lives as long as the context.
         let _slot = context.connections.acquire().await;
-        match Search::new(&context, avoid.take()).run(&seat.destination().target).await {
+        match Search::new(&context).run(&seat.destination().target).await {
             Err(account) => {
                 for parcel in seat.leave_failed(held.take()) {
                     parcel.settle_all(&account, Relay::NONE).await;
@@ -50,8 +50,8 @@ pub(crate) async fn work(mut seat: Seat) {
                 seat.busy();
                 match serve(&mut seat, reached, held.take()).await {
                     Served::Leave => return seat.leave(),
-                    Served::Broken { held: None, .. } if !seat.is_wanted() => return seat.leave(),
-                    Served::Broken { held: parcel, avoid: address } => (held, avoid) = (parcel, address),
+                    Served::Broken { held: None } if !seat.is_wanted() => return seat.leave(),
+                    Served::Broken { held: parcel } => held = parcel,
                 }
                 seat.connecting();
             }
@@ -74,7 +74,7 @@ async fn serve(seat: &mut Seat, reached: Reached, held: Option<Parcel>) -> Serve
             }
             None if connection.closing() == Closing::Said || connection.age() >= LIFETIME || !connection.is_quiet() => {
                 quit(connection);
-                return Served::Broken { held: None, avoid: None };
+                return Served::Broken { held: None };
             }
             None => match next_parcel(seat, &mut connection).await {
                 Next::Parcel(parcel) => {
@@ -85,16 +85,19 @@ async fn serve(seat: &mut Seat, reached: Reached, held: Option<Parcel>) -> Serve
                     quit(connection);
                     return Served::Leave;
                 }
-                Next::HungUp(held) => return Served::Broken { held, avoid: None },
+                Next::HungUp(held) => return Served::Broken { held },
             },
         };
         let fresh = connection.is_fresh();
         let end = connection.carry(&mut attempt, || seat.more(), &mut next).await;
         let Attempt { parcel, transaction } = attempt;
+        let asked = Asked::of(&transaction);
         let mut fates = transaction.into_fates();
         if let Err(lost) = &end {
             after_loss(&mut fates, lost, connection.label());
         }
+        let whole = parcel.recipients().len();
+        asked.again_in_parts(&mut fates);
         let relay = Relay { label: connection.label(), tls: connection.tls() };
         let left = parcel.settle(fates, relay).await;
         let broken = end.is_err() || connection.closing() == Closing::Said;
@@ -102,20 +105,71 @@ async fn serve(seat: &mut Seat, reached: Reached, held: Option<Parcel>) -> Serve
             // It only rode behind; nothing has happened to it.
             seat.give_back(begun.map_or_else(|(parcel, _)| parcel, |attempt| attempt.parcel));
         }
+        let outages = &seat.destination().context.outages;
+        match &end {
+            Ok(()) if fresh => outages.forget(address),
+            Err(_) if fresh => outages.note_broken(address, Instant::now()),
+            Ok(()) | Err(_) => {}
+        }
         match (end, left) {
-            (Ok(()), Some(parcel)) => seat.push(parcel),
+            (Ok(()), Some(mut parcel)) => {
+                if whole > 1 && parcel.recipients().len() == whole {
+                    // Too many at once even so: each half by itself.
+                    seat.push(parcel.split_off(whole.div_ceil(2)));
+                }
+                seat.push(parcel);
+            }
             (Ok(()), None) => {}
-            (Err(_), None) => return Served::Broken { held: None, avoid: fresh.then_some(address) },
+            (Err(_), None) => return Served::Broken { held: None },
             (Err(lost), Some(mut parcel)) => {
+                if asked.broke_off_in_the_list(&lost, parcel.recipients().len()) {
+                    // Those that were accepted go by themselves, and the others continue where it stopped.
+                    seat.push(parcel.split_off(asked.accepted));
+                    return Served::Broken { held: Some(parcel) };
+                }
+                if asked.stage == Stage::Rcpt {
+                    parcel.rotate(); // perhaps it is the first one that the server does not stand
+                }
                 // A connection that served others before may have been ended for its age; a fresh one may not.
                 parcel.losses += u32::from(fresh);
                 if parcel.losses < LOSSES {
-                    return Served::Broken { held: Some(parcel), avoid: fresh.then_some(address) };
+                    return Served::Broken { held: Some(parcel) };
                 }
                 parcel.settle_all(&lost.trouble.account(connection.label()), relay).await;
-                return Served::Broken { held: None, avoid: Some(address) };
+                return Served::Broken { held: None };
             }
         }
+    }
+}
+
+/// How far the list of recipients came in a transaction.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    stage: Stage,
+    accepted: usize,
+}
+
+impl Asked {
+    fn of(transaction: &Transaction) -> Self {
+        Self { stage: transaction.stage(), accepted: transaction.accepted() }
+    }
+
+    /// The server took several recipients one by one, and then refused them together for their number (X.5.3, RFC 3463 §3.6).
+    fn again_in_parts(self, fates: &mut [Fate]) {
+        let too_many = |fate: &Fate| match fate {
+            Fate::Settled(Outcome::Deferred(account) | Outcome::Failed(account)) => {
+                account.origin == Origin::Remote && (account.status.subject, account.status.detail) == (5, 3)
+            }
+            Fate::Settled(Outcome::Delivered(_)) | Fate::Open | Fate::Accepted | Fate::Again => false,
+        };
+        if self.accepted > 1 {
+            fates.iter_mut().filter(|fate| too_many(fate)).for_each(|fate| *fate = Fate::Again);
+        }
+    }
+
+    /// Whether a connection ended between two recipients of which the first were accepted: with fewer of them it may hold.
+    fn broke_off_in_the_list(self, lost: &Lost, left: usize) -> bool {
+        lost.end_of_data == EndOfData::NotSent && self.stage == Stage::Rcpt && self.accepted > 0 && self.accepted < left
     }
 }
 

@@ -31,6 +31,7 @@ impl Words {
                 | AddressError::LocalPart
                 | AddressError::LongDomain
                 | AddressError::LongLocalPart
+                | AddressError::Number
                 | AddressError::SourceRoute,
             ) => self.syntax,
         }

@@ -62,7 +62,9 @@ impl ForwardPath {
         if inner.eq_ignore_ascii_case("postmaster") {
             return Ok(Self::Postmaster);
         }
-        Mailbox::parse(without_source_route(inner)?, international).map(Self::Mailbox)
+        let mailbox = Mailbox::parse(without_source_route(inner)?, international)?;
+        // `x@10`: no such name can be in DNS, and many resolvers take it for an address.
+        if mailbox.domain().ends_in_number() { Err(AddressError::Number) } else { Ok(Self::Mailbox(mailbox)) }
     }
 }
 
@@ -157,6 +159,24 @@ impl Domain {
             Self::Literal(_) => true,
         }
     }
+
+    /// Whether a resolver library might take the name for an IPv4 address.
+    pub fn ends_in_number(&self) -> bool {
+        match self {
+            Self::Name(name) if name.is_ascii() => ends_in_number(name),
+            Self::Name(_) => self.to_dns().is_some_and(|name| ends_in_number(&name)),
+            Self::Literal(_) => false,
+        }
+    }
+}
+
+/// Whether the last label is a number, decimal or hexadecimal, as in `127.0.0.1`, `10` and `0x7f.1`. A top-level domain
+/// never is (RFC 3696 §2), and inet_aton(3) reads such names as addresses.
+pub fn ends_in_number(name: &str) -> bool {
+    let last = name.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
+    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    let hexadecimal = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
+    (!last.is_empty() && digits(last)) || hexadecimal.is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 impl fmt::Display for Domain {
@@ -188,6 +208,8 @@ pub enum AddressError {
     NoDomain,
     #[error("the address is not US-ASCII and SMTPUTF8 was not asked for")]
     NeedsUtf8,
+    #[error("the domain ends in a number; an IP address is written between brackets")]
+    Number,
     #[error("the source route is malformed")]
     SourceRoute,
 }
@@ -347,6 +369,21 @@ mod tests {
 
         assert_eq!(path, Ok(ForwardPath::Mailbox(mailbox("a@b.example").unwrap())));
         assert_eq!(ForwardPath::parse("<@hop.example>", International::Ascii), Err(AddressError::SourceRoute));
+    }
+
+    #[test]
+    fn a_recipients_domain_that_ends_in_a_number_is_refused_and_a_sender_or_a_literal_is_not() {
+        let forward = |domain: &str| ForwardPath::parse(&format!("<x@{domain}>"), International::Utf8);
+        for domain in ["127.0.0.1", "10", "1.2.3.4", "2130706433", "0x7f.1", "0X7F000001", "127.0x1", "017700000001", "0x", "a.example.9"] {
+            assert_eq!(forward(domain), Err(AddressError::Number), "{domain}");
+        }
+        for domain in ["\u{ff11}\u{ff12}\u{ff17}.0.0.\u{ff11}", "127\u{3002}0\u{3002}0\u{3002}1"] {
+            assert_eq!(forward(domain), Err(AddressError::Number), "{domain}");
+        }
+        for domain in ["[127.0.0.1]", "1.example", "0x1.example", "example.0xg", "4chan", "x.c0m", "0x7f.example"] {
+            assert!(forward(domain).is_ok(), "{domain}");
+        }
+        assert!(ReversePath::parse("<x@10>", International::Ascii).is_ok(), "what is in old spools stays readable");
     }
 
     #[test]

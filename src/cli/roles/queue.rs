@@ -3,6 +3,7 @@
 //! Everything that is a file (time zone, trust store, name servers) is read before the cage. The queue takes mail in whether or not the key process
 //! is there; delivery begins when it has what the configuration says it shows.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use crate::config::{self, Config};
 use crate::delivery::job::{Job, Outcomes};
 use crate::delivery::resolver::{NameServers, Resolver};
 use crate::delivery::route::{Login, Pattern, Route, Routes, Rule, SmartHost, TlsDemand};
-use crate::delivery::{Asked, Delivery, NoSecrets, SecretError, Secrets, Settings, Timeouts, Trust};
+use crate::delivery::{Asked, Delivery, NoSecrets, PrivateNetworks, SecretError, Secrets, Settings, Timeouts, Trust};
 use crate::dsn::reporter;
 use crate::keys::client::{Keys, KeysError};
 use crate::keys::wire::Reason;
@@ -102,6 +103,8 @@ struct Plan {
     secrets: Arc<dyn Secrets>,
     keys: PathBuf,
     certificate: Certificate,
+    listeners: Vec<SocketAddr>,
+    private_networks: PrivateNetworks,
 }
 
 /// Whether servers that ask are shown a certificate.
@@ -127,6 +130,11 @@ impl Plan {
             secrets: if config.secrets().is_empty() { Arc::new(NoSecrets) } else { Arc::new(KeptByKeys::new(keys.clone())) },
             keys,
             certificate: if config.tls.client.is_some() { Certificate::Shown } else { Certificate::None },
+            listeners: config.listen.iter().map(|listen| listen.address).collect(),
+            private_networks: match config.delivery.private_networks {
+                config::PrivateNetworks::Refuse => PrivateNetworks::Refuse,
+                config::PrivateNetworks::Allow => PrivateNetworks::Allow,
+            },
         })
     }
 
@@ -180,6 +188,8 @@ impl Plan {
             secrets: self.secrets.clone(),
             timeouts: Timeouts::default(),
             mx_port: 25,
+            listeners: self.listeners.clone(),
+            private_networks: self.private_networks,
         }
     }
 }

@@ -175,7 +175,7 @@ impl Transaction {
                 self.after_mail_or_rcpt(recipients, out)
             }
             Stage::Rcpt => {
-                let crowded = matches!(reply.code, 452 | 552) && self.accepted > 0;
+                let crowded = (matches!(reply.code, 452 | 552) || is_too_many(reply)) && self.accepted > 0;
                 if let Some(fate @ Fate::Open) = self.fates.get_mut(self.asking) {
                     *fate = match reply.is_positive() {
                         true => Fate::Accepted,
@@ -217,6 +217,11 @@ impl Transaction {
 
     pub(crate) fn stage(&self) -> Stage {
         self.stage
+    }
+
+    /// Recipients that the server accepted at RCPT.
+    pub(crate) fn accepted(&self) -> usize {
+        self.accepted
     }
 
     /// The fates, one for each recipient in their order.
@@ -358,6 +363,12 @@ fn orcpt(original: &OriginalRecipient) -> String {
 fn refusal(reply: &Reply<'_>) -> Outcome {
     let account = account(reply);
     if reply.is_permanent() { Outcome::Failed(account) } else { Outcome::Deferred(account) }
+}
+
+/// X.5.3: too many recipients (RFC 3463 §3.6).
+fn is_too_many(reply: &Reply<'_>) -> bool {
+    let status = reply.status();
+    !reply.is_positive() && (status.subject, status.detail) == (5, 3)
 }
 
 fn account(reply: &Reply<'_>) -> Account {

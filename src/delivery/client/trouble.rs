@@ -29,6 +29,8 @@ pub(crate) enum Kind {
     TooOld,
     /// There was a connection, and it broke.
     Lost,
+    /// 521 or 556: the host takes no mail at all (RFC 7504 §2).
+    NoMail,
 }
 
 impl Trouble {
@@ -39,7 +41,7 @@ impl Trouble {
             status: EnhancedStatus { class: Class::Transient, ..reply.status() },
             words: format!("{} (in reply to {to})", reply.words()),
             origin: Origin::Remote,
-            kind: Kind::Quick,
+            kind: if matches!(reply.code, 521 | 556) { Kind::NoMail } else { Kind::Quick },
         }
     }
 

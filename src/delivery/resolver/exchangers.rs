@@ -1,24 +1,37 @@
 //! Which hosts take mail for a domain, from its MX records (RFC 5321 §5.1, RFC 7505). Pure but for the dice.
 
+use std::net::IpAddr;
+
 use hickory_proto::rr::RData;
 
-use super::{Answer, Failure};
+use super::{Answer, Failure, is_localhost};
 use crate::delivery::job::{Account, Origin, PassedOn};
 use crate::smtp::status::{Class, EnhancedStatus};
+
+/// A host that takes mail for a domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Exchanger {
+    /// Lower is better.
+    pub(crate) preference: u16,
+    /// As DNS has it, without its final dot.
+    pub(crate) name: String,
+}
 
 /// Why a domain's mail has nowhere to go.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoExchanger {
     #[error("556 the domain says that it accepts no mail (null MX)")]
     NullMx,
-    #[error("the domain does not exist")]
-    NoDomain,
-    #[error("the domain has neither a mail exchanger nor an address")]
-    NoHost,
-    #[error("no mail exchanger of the domain has an address")]
-    NoAddress,
-    #[error("mail for the domain would come back to this host: its MX records name us as the best exchanger")]
-    Loop,
+    #[error("DNS: the domain does not exist ({0} MX)")]
+    NoDomain(String),
+    #[error("DNS: the domain has neither a mail exchanger nor an address ({0} MX, A, AAAA)")]
+    NoHost(String),
+    #[error("DNS: no mail exchanger of the domain has an address ({0} MX)")]
+    NoAddress(String),
+    #[error("mail for the domain would come back to this host: DNS names us as the best exchanger ({0} MX)")]
+    Loop(String),
+    #[error("the address {address} of {name} {reason}")]
+    Refused { name: String, address: IpAddr, reason: &'static str },
     #[error("{0}")]
     Temporary(String),
 }
@@ -27,9 +40,9 @@ impl NoExchanger {
     pub(crate) fn account(&self) -> Account {
         let (class, subject, detail) = match self {
             Self::NullMx => (Class::Permanent, 1, 10),
-            Self::NoDomain | Self::NoHost => (Class::Permanent, 1, 2),
-            Self::NoAddress => (Class::Permanent, 4, 4),
-            Self::Loop => (Class::Permanent, 4, 6),
+            Self::NoDomain(_) | Self::NoHost(_) => (Class::Permanent, 1, 2),
+            Self::NoAddress(_) | Self::Refused { .. } => (Class::Permanent, 4, 4),
+            Self::Loop(_) => (Class::Permanent, 4, 6),
             Self::Temporary(_) => (Class::Transient, 4, 3),
         };
         Account {
@@ -43,10 +56,10 @@ impl NoExchanger {
 }
 
 /// The exchangers in the order to try them; those of equal preference shuffled, so that load spreads.
-pub(super) fn choose(domain: &str, own: &str, answer: Result<&Answer, &Failure>) -> Result<Vec<String>, NoExchanger> {
+pub(super) fn choose(domain: &str, own: &str, answer: Result<&Answer, &Failure>) -> Result<Vec<Exchanger>, NoExchanger> {
     let mut listed: Vec<(u16, u64, String)> = match answer {
-        Err(Failure::NoName) => return Err(NoExchanger::NoDomain),
-        Err(Failure::NoData) => return Ok(vec![domain.to_owned()]), // implicit MX
+        Err(Failure::NoName) => return Err(NoExchanger::NoDomain(domain.to_owned())),
+        Err(Failure::NoData) => vec![(0, 0, domain.to_owned())], // implicit MX
         Err(Failure::Temporary(why)) => return Err(NoExchanger::Temporary(why.clone())),
         Ok(answer) => answer.records.iter().filter_map(listed).collect(),
     };
@@ -56,14 +69,14 @@ pub(super) fn choose(domain: &str, own: &str, answer: Result<&Answer, &Failure>)
     }
     listed.retain(|(_, _, name)| !name.is_empty());
     // Mail goes towards lower preferences only, or it would circle (RFC 5321 §5.1).
-    if let Some(ours) = listed.iter().filter(|(_, _, name)| is_same(name, own)).map(|(preference, _, _)| *preference).min() {
+    if let Some(ours) = listed.iter().filter(|(_, _, name)| is_ours(name, own)).map(|(preference, _, _)| *preference).min() {
         listed.retain(|(preference, _, _)| *preference < ours);
         if listed.is_empty() {
-            return Err(NoExchanger::Loop);
+            return Err(NoExchanger::Loop(domain.to_owned()));
         }
     }
     listed.sort();
-    Ok(listed.into_iter().map(|(_, _, name)| name).collect())
+    Ok(listed.into_iter().map(|(preference, _, name)| Exchanger { preference, name }).collect())
 }
 
 /// Preference, a die, name without its final dot.
@@ -75,8 +88,9 @@ fn listed(data: &RData) -> Option<(u16, u64, String)> {
     Some((mx.preference, u64::from_le_bytes(die), name.trim_end_matches('.').to_ascii_lowercase()))
 }
 
-fn is_same(name: &str, own: &str) -> bool {
-    name.eq_ignore_ascii_case(own.trim_end_matches('.'))
+/// Whether the name alone says that it is this host. Others are told by their addresses.
+fn is_ours(name: &str, own: &str) -> bool {
+    name.eq_ignore_ascii_case(own.trim_end_matches('.')) || is_localhost(name)
 }
 
 #[cfg(test)]
@@ -88,9 +102,13 @@ mod tests {
 
     use super::*;
 
+    fn names(chosen: Vec<Exchanger>) -> Vec<String> {
+        chosen.into_iter().map(|exchanger| exchanger.name).collect()
+    }
+
     fn chosen(records: &[(u16, &str)]) -> Result<Vec<String>, NoExchanger> {
         let records = records.iter().map(|(preference, name)| RData::MX(MX::new(*preference, Name::from_ascii(name).unwrap()))).collect();
-        choose("d.example", "Us.example", Ok(&Answer { records, authentic: false }))
+        choose("d.example", "Us.example", Ok(&Answer { records, authentic: false })).map(names)
     }
 
     #[test]
@@ -107,7 +125,8 @@ mod tests {
 
     #[test]
     fn a_domain_without_mx_is_its_own_exchanger() {
-        assert_eq!(choose("d.example", "us.example", Err(&Failure::NoData)).unwrap(), ["d.example"]);
+        assert_eq!(names(choose("d.example", "us.example", Err(&Failure::NoData)).unwrap()), ["d.example"]);
+        assert_eq!(choose("Us.example", "us.example.", Err(&Failure::NoData)), Err(NoExchanger::Loop("Us.example".into())));
     }
 
     #[test]
@@ -120,7 +139,15 @@ mod tests {
     #[test]
     fn our_own_name_cuts_itself_and_all_that_is_no_better() {
         assert_eq!(chosen(&[(10, "a."), (20, "us.EXAMPLE."), (20, "b."), (30, "c.")]).unwrap(), ["a"]);
-        assert_eq!(chosen(&[(10, "us.example."), (10, "a.")]), Err(NoExchanger::Loop));
+        assert_eq!(chosen(&[(10, "us.example."), (10, "a.")]), Err(NoExchanger::Loop("d.example".into())));
+    }
+
+    #[test]
+    fn localhost_by_any_name_is_this_host() {
+        for name in ["localhost.", "LocalHost.", "x.localhost."] {
+            assert_eq!(chosen(&[(10, name), (20, "a.")]), Err(NoExchanger::Loop("d.example".into())), "{name}");
+            assert_eq!(chosen(&[(20, name), (10, "a.")]).unwrap(), ["a"], "{name}");
+        }
     }
 
     #[test]

@@ -18,9 +18,11 @@ use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{Name, RData, RecordType};
 
 use cache::Cache;
-pub(crate) use exchangers::NoExchanger;
+pub(crate) use exchangers::{Exchanger, NoExchanger};
 pub use system::{Hosts, NameServers, TrustAd};
 use watched::Watched;
+
+use crate::smtp::address::ends_in_number;
 
 /// Aliases in a row that are followed.
 const ALIASES: usize = 16;
@@ -44,11 +46,12 @@ pub struct Answer {
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    #[error("the name does not exist")]
+    #[error("DNS: the name does not exist")]
     NoName,
-    #[error("the name has no such record")]
+    #[error("DNS: the name has no such record")]
     NoData,
-    #[error("name service failed: {0}")]
+    /// With the question.
+    #[error("{0}")]
     Temporary(String),
 }
 
@@ -85,6 +88,19 @@ impl Resolver {
         if let Some(addresses) = self.hosts.get().find(&name.trim_end_matches('.').to_ascii_lowercase()) {
             return Ok(addresses);
         }
+        self.addresses_in_dns(name).await
+    }
+
+    /// The addresses of a host that DNS named: by DNS alone. What /etc/hosts says, `localhost`, and names that look like addresses are
+    /// this host's own business, which no MX record of a stranger may point to.
+    pub(crate) async fn exchanger_addresses(&self, name: &str) -> Result<Vec<IpAddr>, Failure> {
+        if is_localhost(name) || ends_in_number(name) {
+            return Err(Failure::NoName);
+        }
+        self.addresses_in_dns(name).await
+    }
+
+    async fn addresses_in_dns(&self, name: &str) -> Result<Vec<IpAddr>, Failure> {
         let (v4, v6) = tokio::join!(self.lookup(name, RecordType::A), self.lookup(name, RecordType::AAAA));
         let found: Vec<IpAddr> = [&v4, &v6].into_iter().flatten().flat_map(|answer| answer.records.iter().filter_map(address)).collect();
         match (v4, v6) {
@@ -96,14 +112,20 @@ impl Resolver {
     }
 
     /// The hosts to which mail for `domain` goes, best first (RFC 5321 §5.1). `own` is the name under which we would be listed.
-    pub(crate) async fn exchangers(&self, domain: &str, own: &str) -> Result<Vec<String>, NoExchanger> {
+    pub(crate) async fn exchangers(&self, domain: &str, own: &str) -> Result<Vec<Exchanger>, NoExchanger> {
+        if is_localhost(domain) {
+            return Err(NoExchanger::Loop(domain.to_owned()));
+        }
+        if ends_in_number(domain) {
+            return Err(NoExchanger::NoDomain(domain.to_owned()));
+        }
         let answer = self.lookup(domain, RecordType::MX).await;
         exchangers::choose(domain, own, answer.as_deref())
     }
 
     /// Asks the servers in turn until one knows; with how long that holds.
     async fn ask_all(&self, name: &Name, kind: RecordType) -> (Found, Duration) {
-        let mut why = String::from("no server was asked");
+        let mut why = String::from("no server to ask");
         let servers = self.servers.get();
         for _ in 0..servers.attempts {
             for server in &servers.addresses {
@@ -117,8 +139,18 @@ impl Resolver {
                 }
             }
         }
-        (Err(Failure::Temporary(why)), Duration::ZERO)
+        let asked = name.to_ascii();
+        let asked = asked.trim_end_matches('.');
+        tracing::warn!(event = "dns_failed", name = asked, kind = %kind, reason = why);
+        (Err(Failure::Temporary(format!("DNS: no answer about {asked} {kind} ({why})"))), Duration::ZERO)
     }
+}
+
+/// `localhost` and what is below it always mean this host and are never asked about (RFC 6761 §6.3).
+pub(crate) fn is_localhost(name: &str) -> bool {
+    let name = name.trim_end_matches('.');
+    let last = name.rsplit('.').next().unwrap_or_default();
+    last.eq_ignore_ascii_case("localhost")
 }
 
 /// Follows the aliases in an answer to the records that were asked for.

@@ -98,7 +98,7 @@ impl Hosts {
 
     /// `name` in lower case and without a final dot. `localhost` is known without the file (RFC 6761 §6.3).
     pub(crate) fn find(&self, name: &str) -> Option<Vec<IpAddr>> {
-        let localhost = name == "localhost" || name.ends_with(".localhost");
+        let localhost = super::is_localhost(name);
         let loopback = || vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
         self.0.get(name).cloned().or_else(|| localhost.then(loopback))
     }

@@ -189,5 +189,35 @@ async fn gives_the_exchangers_of_a_domain() {
     })
     .await;
 
-    assert_eq!(fake.resolver().exchangers("d.example", "us.example").await.unwrap(), ["a.example", "b.example"]);
+    let exchangers = fake.resolver().exchangers("d.example", "us.example").await.unwrap();
+    let found: Vec<_> = exchangers.iter().map(|it| (it.preference, it.name.as_str())).collect();
+    assert_eq!(found, [(10, "a.example"), (20, "b.example")]);
+}
+
+#[tokio::test]
+async fn a_strangers_mx_record_cannot_use_the_hosts_file_nor_be_an_address() {
+    let fake = Fake::udp(|question| Says::This(reply(question, ResponseCode::NXDomain, vec![]))).await;
+    let mut resolver = fake.resolver();
+    resolver.hosts = Watched::fixed(Hosts::parse("192.0.2.9 db.internal"));
+
+    for name in ["db.internal", "localhost", "x.localhost", "127.0.0.1", "10.0.0.1", "0x7f.1", "2130706433", "::1"] {
+        assert_eq!(resolver.exchanger_addresses(name).await, Err(Failure::NoName), "{name}");
+    }
+    for domain in ["localhost", "LOCALHOST.", "a.localhost"] {
+        assert!(matches!(resolver.exchangers(domain, "us.example").await, Err(NoExchanger::Loop(_))), "{domain}");
+    }
+    for domain in ["127.0.0.1", "10", "db.internal"] {
+        assert!(matches!(resolver.exchangers(domain, "us.example").await, Err(NoExchanger::NoDomain(_))), "{domain}");
+    }
+}
+
+#[tokio::test]
+async fn trouble_with_dns_says_dns_and_the_question() {
+    let fake = Fake::udp(|question| Says::This(reply(question, ResponseCode::ServFail, vec![]))).await;
+
+    let Err(Failure::Temporary(why)) = fake.resolver().lookup("x.example", RecordType::MX).await else { panic!("it failed") };
+    let no = fake.resolver().exchangers("x.example", "us.example").await.unwrap_err();
+
+    assert!(why.starts_with("DNS: no answer about x.example MX (127.0.0.1:"), "{why}");
+    assert!(no.account().diagnostic.contains("DNS: no answer about x.example MX"), "{no}");
 }
