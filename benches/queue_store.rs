@@ -213,7 +213,7 @@ async fn role(directory: &Path, sessions: usize, size: usize) {
         tasks.spawn(async move {
             let mut count = 0_u64;
             while start.elapsed() < SPAN {
-                let mut transfer = pool.begin(&opening).await.expect("it begins");
+                let mut transfer = pool.begin(&opening, "alice").await.expect("it begins");
                 for chunk in body.chunks(16 * 1024) {
                     transfer.chunk(chunk).await.expect("it goes on");
                 }

@@ -326,7 +326,8 @@ pub const ROWS: &[Row] = &[
         key: "limits.data_timeout",
         wants: Wants::Duration { least: SECOND, most: Duration::from_secs(600) },
         fallback: Value("10m"),
-        about: "How long a client may be silent while it sends a message.",
+        about: "How long a client may be silent while it sends a message. A message above 64 KiB may pause for 30 seconds at most while \
+                more than half of the connections for such messages are in use.",
     },
     Row {
         key: "limits.session_timeout",

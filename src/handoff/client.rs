@@ -6,9 +6,12 @@
 //! queue made of it: that is an error, never a second attempt.
 //!
 //! A small message takes a connection only for its one write and one read, so a slow client cannot hold one; a large
-//! message holds one from its 64th KiB to its end. Dropping a `Transfer` closes what it holds: nothing is queued.
+//! message holds one from its 64th KiB, or from the start if it was announced, to its end. Large messages share their
+//! connections by user and by network, and leave some to small ones. Whoever finds none hears so at once, because the
+//! client can come back and a waiting session helps nobody. Dropping a `Transfer` closes what it holds: nothing is queued.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,28 +19,40 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
+use pamrelay_authwire::network;
+
+use super::shares::{Share, Shares};
 use super::wire::{self, CHUNK_LIMIT, HEADER, Heard};
 use super::{Answer, Opening};
 
 /// What is gathered before a connection is taken.
 const GATHER: usize = 64 * 1024;
 
+/// A pause of a client while connections are scarce. Nobody has to pause for longer in the middle of a text.
+const CROWDED_PAUSE: Duration = Duration::from_secs(30);
+
 /// How much of the queue one front end may use.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Connections at once: each is a message on its way.
     pub connections: usize,
+    /// Those of them that only small messages may have.
+    pub for_small: usize,
+    /// Large messages of one user, or of one network, at once.
+    pub each: usize,
     /// Connections kept open while nothing is on its way.
     pub idle: usize,
-    /// How long to wait for a connection, and then for an answer.
+    /// How long a message that may have a connection waits for one. Those that hold one for a moment give it back sooner.
+    pub wait: Duration,
+    /// How long to wait for the queue to take what is written, and then for its answer.
     pub patience: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 512, idle: 32, patience: Duration::from_secs(120) }
+        Self { connections: 512, for_small: 64, each: 112, idle: 32, wait: Duration::from_secs(2), patience: Duration::from_secs(120) }
     }
 }
 
@@ -46,7 +61,7 @@ impl Default for Limits {
 pub enum HandoffError {
     #[error("the queue cannot be reached: {0}")]
     Unreachable(#[source] io::Error),
-    #[error("as many messages as permitted are on their way to the queue")]
+    #[error("as many messages as permitted are on their way to the queue, in all or from this user or network")]
     Busy,
     #[error("the queue closed the connection in the middle of a message: {0}")]
     Cut(#[source] io::Error),
@@ -70,6 +85,14 @@ struct Shared {
     limits: Limits,
     idle: Mutex<Vec<UnixStream>>,
     room: Arc<Semaphore>,
+    large: Arc<Shares<Holder>>,
+}
+
+/// Whom a large message counts for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Holder {
+    User(String),
+    Network(IpAddr),
 }
 
 /// A connection, for the length of one message.
@@ -86,33 +109,50 @@ pub struct Transfer {
     /// Where the last chunk began, if it can still grow.
     chunk: Option<usize>,
     link: Option<Link>,
+    holders: Vec<Holder>,
+    /// What a large message has of those of its user and network.
+    share: Option<Share<Holder>>,
+}
+
+/// How long a message holds the connection that it is about to take.
+#[derive(Clone, Copy)]
+enum Hold {
+    /// For one write and one answer.
+    Shortly,
+    /// As long as the client likes.
+    ForTheText,
 }
 
 impl Pool {
     /// Opens nothing yet; the queue may come later.
     pub fn new(path: impl Into<PathBuf>, limits: Limits) -> Self {
         let room = Arc::new(Semaphore::new(limits.connections));
-        Self { shared: Arc::new(Shared { path: path.into(), limits, idle: Mutex::default(), room }) }
+        let large = Shares::new(limits.connections.saturating_sub(limits.for_small).max(1), limits.each);
+        Self { shared: Arc::new(Shared { path: path.into(), limits, idle: Mutex::default(), room, large }) }
     }
 
-    /// Starts a message. What the queue thinks of the opening is in its answer, after the end.
-    pub async fn begin(&self, opening: &Opening) -> Result<Transfer, HandoffError> {
+    /// Starts a message of `user`. What the queue thinks of the opening is in its answer, after the end.
+    pub async fn begin(&self, opening: &Opening, user: &str) -> Result<Transfer, HandoffError> {
         let mut buffer = Vec::with_capacity(1024);
         if !wire::put_opening(&mut buffer, opening) {
             return Err(HandoffError::Envelope);
         }
-        let mut transfer = Transfer { shared: Arc::clone(&self.shared), buffer, chunk: None, link: None };
+        let holders = vec![Holder::User(user.to_owned()), Holder::Network(network(opening.trace.peer.ip()))];
+        let mut transfer = Transfer { shared: Arc::clone(&self.shared), buffer, chunk: None, link: None, holders, share: None };
+        if opening.declared_size.is_some_and(|size| size >= GATHER as u64) {
+            transfer.share()?;
+        }
         if transfer.buffer.len() >= GATHER {
-            transfer.flush().await?;
+            transfer.flush(Hold::ForTheText).await?;
         }
         Ok(transfer)
     }
 }
 
 impl Shared {
-    /// Room for one more message on its way, within the deadline.
-    async fn room(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, HandoffError> {
-        match timeout_at(deadline, Arc::clone(&self.room).acquire_owned()).await {
+    /// Room for one more message on its way.
+    async fn room(&self) -> Result<OwnedSemaphorePermit, HandoffError> {
+        match timeout(self.limits.wait, Arc::clone(&self.room).acquire_owned()).await {
             Ok(Ok(room)) => Ok(room),
             Ok(Err(_)) | Err(_) => Err(HandoffError::Busy),
         }
@@ -148,8 +188,21 @@ impl Transfer {
                 self.end_chunk();
             }
             if self.buffer.len() >= GATHER {
-                self.flush().await?;
+                self.flush(Hold::ForTheText).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// How long its client may pause, who may otherwise pause for `longest`: what others wait for is not held for long.
+    pub fn pause(&self, longest: Duration) -> Duration {
+        if self.share.is_some() && self.shared.large.are_scarce() { longest.min(CROWDED_PAUSE) } else { longest }
+    }
+
+    /// Takes one of the connections for large messages, unless it has one or its user or network has its share.
+    fn share(&mut self) -> Result<(), HandoffError> {
+        if self.share.is_none() {
+            self.share = Some(self.shared.large.take(self.holders.clone()).ok_or(HandoffError::Busy)?);
         }
         Ok(())
     }
@@ -158,7 +211,7 @@ impl Transfer {
     pub async fn finish(mut self) -> Result<Answer, HandoffError> {
         self.end_chunk();
         wire::put_end(&mut self.buffer);
-        self.flush().await?;
+        self.flush(Hold::Shortly).await?;
         let Some(link) = self.link.take() else { return Err(HandoffError::Nonsense) };
         let deadline = Instant::now() + self.shared.limits.patience;
         let (answer, stream) = hear(link.stream, deadline).await?;
@@ -173,11 +226,15 @@ impl Transfer {
     }
 
     /// Writes what was gathered. Only the first write of a message may meet a stale connection.
-    async fn flush(&mut self) -> Result<(), HandoffError> {
+    async fn flush(&mut self, hold: Hold) -> Result<(), HandoffError> {
         self.end_chunk();
         let deadline = Instant::now() + self.shared.limits.patience;
         if self.link.is_none() {
-            let room = self.shared.room(deadline).await?;
+            match hold {
+                Hold::Shortly => {}
+                Hold::ForTheText => self.share()?,
+            }
+            let room = self.shared.room().await?;
             let stream = self.first_write(deadline).await?;
             self.link = Some(Link { stream, _room: room });
         } else if let Some(link) = &mut self.link {

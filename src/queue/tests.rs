@@ -2,6 +2,7 @@
 
 mod door;
 mod many;
+mod pool;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -163,7 +164,7 @@ fn opening() -> Opening {
 }
 
 async fn send(pool: &Pool, opening: &Opening, body: &[u8]) -> Result<Answer, HandoffError> {
-    let mut transfer = pool.begin(opening).await?;
+    let mut transfer = pool.begin(opening, "alice").await?;
     for piece in body.chunks(1000) {
         transfer.chunk(piece).await?;
     }
@@ -256,7 +257,7 @@ async fn a_client_gone_in_the_middle_leaves_nothing() {
     let role = Role::start().await;
     let pool = role.pool();
     for size in [10, 70_000, 600_000] {
-        let mut transfer = pool.begin(&opening()).await.unwrap();
+        let mut transfer = pool.begin(&opening(), "alice").await.unwrap();
         transfer.chunk(&vec![b'x'; size]).await.unwrap();
         drop(transfer);
     }

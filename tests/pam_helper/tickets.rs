@@ -100,7 +100,7 @@ impl Wall {
         let opening = opening(session, ticket);
         by(uid, async move {
             let pool = Pool::new(socket, Limits { patience: Duration::from_secs(10), ..Limits::default() });
-            let mut transfer = pool.begin(&opening).await?;
+            let mut transfer = pool.begin(&opening, "alice").await?;
             transfer.chunk(b"Subject: wall\r\n\r\ntext\r\n").await?;
             transfer.finish().await
         })

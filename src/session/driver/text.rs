@@ -27,10 +27,23 @@ const SMALL: usize = 6 * 1024;
 /// Octets in a second that a text must have beyond one pause: the slowest line that anybody sends mail over.
 const SLOWEST: u64 = 1024;
 
+/// How often a pause is compared with what may be paused now.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
 /// A text on its way to the queue, until something is wrong with it.
 enum Way {
     Open(Transfer),
     Refused(Refusal),
+}
+
+impl Way {
+    /// How long the client may pause, who may otherwise pause for `longest`.
+    fn pause(&self, longest: Duration) -> Duration {
+        match self {
+            Self::Open(transfer) => transfer.pause(longest),
+            Self::Refused(_) => longest,
+        }
+    }
 }
 
 impl Client<'_> {
@@ -38,12 +51,12 @@ impl Client<'_> {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let mut way = match self.world.queue.begin(&self.opening(&receiving)).await {
+        let mut way = match self.world.queue.begin(&self.opening(&receiving), receiving.client.user.user()).await {
             Ok(transfer) => Way::Open(transfer),
             Err(error) => return Ok(receiving.settle(Received::Refused(self.unavailable(&error)))),
         };
         wire.say(&Reply::GO_AHEAD);
-        wire.flush(self.world.limits.command_timeout).await?;
+        wire.flush(way.pause(self.world.limits.command_timeout)).await?;
         let begun = Instant::now();
         let (mut decoder, mut hops, mut text, mut size) = (Decoder::default(), Hops::default(), Vec::with_capacity(SMALL), 0_u64);
         loop {
@@ -65,7 +78,7 @@ impl Client<'_> {
             if size > self.world.site.message_size.saturating_mul(2) {
                 return Err(wire.close(&Refusal::TOO_LARGE.into()).await);
             }
-            self.more_text(wire, begun, size).await?;
+            self.more_text(wire, &way, begun, size).await?;
         }
         let received = match way {
             Way::Refused(refusal) => Received::Refused(refusal),
@@ -124,18 +137,25 @@ impl Client<'_> {
         }
     }
 
-    /// A text may pause for so long, and takes so long at the most: a client that drips holds its way to the queue no
-    /// longer than one at the slowest rate would.
-    async fn more_text<S>(&self, wire: &mut Wire<S>, begun: Instant, size: u64) -> Result<(), Closed>
+    /// Waits for more of the text. A client that drips holds its way to the queue no longer than one at the slowest rate
+    /// would. While connections to the queue are scarce, a text that holds one may pause for a short time only; that is
+    /// looked at again and again, because it may become so during the pause.
+    async fn more_text<S>(&self, wire: &mut Wire<S>, way: &Way, begun: Instant, size: u64) -> Result<(), Closed>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let pause = self.world.limits.data_timeout;
-        let slowest = begun + pause + Duration::from_secs(size / SLOWEST);
-        let (until, refusal) = self.patience(Who::User, slowest.min(Instant::now() + pause));
-        match tokio::time::timeout_at(until, wire.fill_text(size)).await {
-            Ok(read) => read,
-            Err(_) => Err(wire.close(&refusal.into()).await),
+        let now = Instant::now();
+        loop {
+            let longest = self.world.limits.data_timeout;
+            let pause = way.pause(longest);
+            let slowest = begun + pause + Duration::from_secs(size / SLOWEST);
+            let (until, refusal) = self.patience(Who::User, slowest.min(now + pause));
+            let look = until.min(Instant::now() + LOOK_AGAIN);
+            match tokio::time::timeout_at(look, wire.fill_text(size)).await {
+                Ok(read) => return read,
+                Err(_) if look < until => {}
+                Err(_) => return Err(wire.close(&refusal.into()).await),
+            }
         }
     }
 
