@@ -9,13 +9,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::bounds::MOST_RECIPIENTS;
 use crate::message::trace::{Protocol, Trace};
 use crate::smtp::address::{Mailbox, ReversePath};
-use crate::smtp::command::PATH_COMMAND_LIMIT;
+use crate::smtp::command::COMMAND_LIMIT;
 use crate::smtp::envelope::{BodyType, Envelope, EnvelopeId, International, Notify, NotifyOn, OriginalRecipient, Recipient, Ret};
 
 /// Longest HELO argument, host name and TLS description that is read back.
 const WORD_LIMIT: usize = 1024;
 /// Longest address: that of the longest command line that carries one.
-const ADDRESS_LIMIT: usize = PATH_COMMAND_LIMIT;
+const ADDRESS_LIMIT: usize = COMMAND_LIMIT;
 
 /// Bytes being read: every taker gives `None` once they run out or make no sense.
 pub(crate) struct Input<'a>(pub(crate) &'a [u8]);

@@ -18,6 +18,7 @@ pub(crate) mod wire;
 use std::fmt;
 
 pub use client::{HandoffError, Limits, Pool, Transfer};
+pub(crate) use wire::OPENING_LIMIT;
 
 use crate::message::trace::Trace;
 use crate::smtp::SessionId;

@@ -30,7 +30,7 @@ impl Words {
                 | AddressError::Domain
                 | AddressError::LocalPart
                 | AddressError::LongDomain
-                | AddressError::LongLocalPart
+                | AddressError::LongMailbox
                 | AddressError::Number
                 | AddressError::SourceRoute,
             ) => self.syntax,

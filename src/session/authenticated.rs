@@ -23,8 +23,8 @@ impl Authenticated {
 
     pub(super) fn command(self, command: Command<'_>, site: &Site) -> Step {
         match command {
-            Command::Ehlo(name) => answer(Self { hello: name.to_owned(), ..self }, hello::ehlo(site, Offer::Nothing)),
-            Command::Helo(name) => answer(Self { hello: name.to_owned(), ..self }, Reply::helo(&site.host)),
+            Command::Ehlo(name) => answer(Self { hello: name.into_text(), ..self }, hello::ehlo(site, Offer::Nothing)),
+            Command::Helo(name) => answer(Self { hello: name.into_text(), ..self }, Reply::helo(&site.host)),
             Command::Mail { path, params } => self.mail(path, params, site),
             Command::Auth { .. } => answer(self, Refusal::AUTH_ONCE),
             Command::StartTls => answer(self, Refusal::ALREADY_SECURE),

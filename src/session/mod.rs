@@ -24,7 +24,7 @@ pub use secured::{Challenged, Checking, Secured, TlsPeer};
 pub use transaction::{Addressed, Addressing, Receiving};
 
 use crate::smtp::address::Domain;
-use crate::smtp::command::{AUTH_LIMIT, Command, CommandError, PATH_COMMAND_LIMIT};
+use crate::smtp::command::{AUTH_LIMIT, COMMAND_LIMIT, Command, CommandError};
 use crate::smtp::line::LineFault;
 use crate::smtp::reply::{Refusal, Reply};
 use crate::smtp::sasl::Credentials;
@@ -97,7 +97,7 @@ impl Session {
             Self::Secured(_) | Self::Challenged(_) => AUTH_LIMIT,
             // AUTH is answered in the clear too, so its line must fit to be told from binary junk.
             Self::Plain(_) => AUTH_LIMIT,
-            Self::Authenticated(_) | Self::Addressing(_) | Self::Addressed(_) => PATH_COMMAND_LIMIT,
+            Self::Authenticated(_) | Self::Addressing(_) | Self::Addressed(_) => COMMAND_LIMIT,
         }
     }
 
@@ -231,6 +231,33 @@ mod tests {
             reply.write(&mut said);
             assert!(said.starts_with(&format!("{logged} ")), "{said} {logged}");
         }
+    }
+
+    #[test]
+    fn recipients_that_the_queue_could_not_take_in_one_piece_are_asked_for_in_another_message() {
+        let tls = TlsPeer { version: "TLS1.3", cipher: String::new() };
+        let site = Site { recipients: 5000, ..site() };
+        let next = |session: Session, line: &str| match session.line(Ok(line.as_bytes()), &site) {
+            Step::Reply(session, reply) => (session, reply.code),
+            step => panic!("{step:?}"),
+        };
+        let (session, _) = next(Session::Secured(Plain.secured(tls)), "EHLO a.example");
+        let Step::Check(checking, _) = session.line(Ok(b"AUTH PLAIN AGFubgBzZWNyZXQ="), &site) else { panic!("no question") };
+        let accepted = Accepted { user: "ann".into(), uid: 1000, groups: vec![], ticket: vec![1] };
+        let (session, _) = checking.settle(Answer::from(Outcome::Accept(accepted)));
+        let (mut session, _) = next(session, "MAIL FROM:<a@b.example>");
+        let (mut taken, mut code) = (0, 250);
+        while code == 250 {
+            (session, code) = next(session, &format!("RCPT TO:<{taken:0>800}@b.example> ORCPT=rfc822;{}", "x".repeat(500)));
+            taken += u32::from(code == 250);
+        }
+
+        assert_eq!(code, 452);
+        assert!((1000..2000).contains(&taken), "{taken}");
+        let Step::Receive(receiving) = session.line(Ok(b"DATA"), &site) else { panic!("DATA is due") };
+        let mut octets = Vec::new();
+        crate::handoff::codec::put_envelope(&mut octets, &receiving.envelope);
+        assert!(octets.len() < crate::handoff::OPENING_LIMIT, "{}", octets.len());
     }
 
     proptest! {

@@ -53,7 +53,7 @@ impl Secured {
 
     pub(super) fn command(self, command: Command<'_>, site: &Site) -> Step {
         match command {
-            Command::Ehlo(name) => answer(Self { greeting: Greeting::Ehlo(name.to_owned()), ..self }, hello::ehlo(site, Offer::Auth)),
+            Command::Ehlo(name) => answer(Self { greeting: Greeting::Ehlo(name.into_text()), ..self }, hello::ehlo(site, Offer::Auth)),
             Command::Helo(_) => answer(Self { greeting: Greeting::Helo, ..self }, Reply::helo(&site.host)),
             Command::Auth { mechanism, initial } => match self.greeting {
                 Greeting::Ehlo(hello) => Greeted { tls: self.tls, hello }.auth(mechanism, initial),

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::authenticated::Authenticated;
 use super::{Session, Site, Step, answer, argument};
-use crate::handoff::{QueueId, Refused, bounds};
+use crate::handoff::{OPENING_LIMIT, QueueId, Refused, bounds};
 use crate::smtp::address::{ForwardPath, Mailbox, ReversePath};
 use crate::smtp::command::{self, Command};
 use crate::smtp::data::TextFault;
@@ -28,6 +28,17 @@ pub struct Addressed {
     envelope: Envelope,
     /// The recipients' delivery keys: the same mailbox again is one delivery.
     known: HashSet<String>,
+    /// Octets of the recipients and their parameters.
+    octets: usize,
+}
+
+/// Octets that the recipients of one message may have with their parameters: what the queue takes in one opening, with room
+/// for the rest of it.
+const RECIPIENTS_LIMIT: usize = OPENING_LIMIT - 64 * 1024;
+
+fn octets(recipient: &Recipient) -> usize {
+    let original = recipient.original.as_ref().map_or(0, |original| original.kind.len() + original.address.len());
+    recipient.mailbox.local().len() + recipient.mailbox.domain().to_string().len() + original + 16
 }
 
 /// 354 was said; the text is on its way.
@@ -80,7 +91,8 @@ impl Addressing {
             envid: params.envid.clone(),
         };
         let known = HashSet::from([envelope.first.mailbox.delivery_key()]);
-        Addressed { client, params, envelope, known }
+        let octets = octets(&envelope.first);
+        Addressed { client, params, envelope, known, octets }
     }
 }
 
@@ -105,9 +117,11 @@ impl Addressed {
         if self.known.contains(&key) {
             return Ok(Reply::RECIPIENT_OK);
         }
-        if self.envelope.recipients().len() >= site.recipients {
+        let octets = self.octets + octets(&it);
+        if self.envelope.recipients().len() >= site.recipients || octets > RECIPIENTS_LIMIT {
             return Err(Refusal::TOO_MANY_RECIPIENTS);
         }
+        self.octets = octets;
         self.known.insert(key);
         self.envelope.rest.push(it);
         Ok(Reply::RECIPIENT_OK)

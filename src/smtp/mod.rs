@@ -3,6 +3,7 @@
 //! Everything here is decided by an RFC; what pamrelay makes of it is decided in `session`.
 
 pub mod address;
+pub mod client_name;
 pub mod command;
 pub mod data;
 pub mod envelope;
