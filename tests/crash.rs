@@ -23,6 +23,9 @@ use pamrelay::smtp::SessionId;
 use pamrelay::smtp::address::{Mailbox, ReversePath};
 use pamrelay::smtp::envelope::{BodyType, Envelope, International, Notify, Recipient};
 
+#[path = "crash/brimful.rs"]
+mod brimful;
+
 const ROLE: &str = "PAMRELAY_CRASH_ROLE";
 const SPOOL: &str = "PAMRELAY_CRASH_SPOOL";
 const ROUND: &str = "PAMRELAY_CRASH_ROUND";
@@ -32,10 +35,13 @@ fn main() -> ExitCode {
         return child(&role);
     }
     let wanted: Vec<_> = std::env::args().skip(1).filter(|it| !it.starts_with('-')).collect();
-    let cases: [(&str, fn()); 5] = [
+    let cases: [(&str, fn()); 8] = [
         ("what_was_acknowledged_survives_kills_at_any_point", what_was_acknowledged_survives_kills_at_any_point),
         ("a_failed_sync_of_the_log_ends_the_process", || a_failed_sync_ends_the_process("log")),
         ("a_failed_sync_of_a_body_ends_the_process", || a_failed_sync_ends_the_process("body")),
+        ("what_is_accepted_after_a_failed_sync_does_not_lean_on_the_log_before_it", nothing_leans_on_an_old_log),
+        ("a_start_that_cannot_sync_what_it_recovered_accepts_nothing", a_start_without_syncs_accepts_nothing),
+        ("the_store_starts_on_a_full_disk_lists_settles_and_deletes", brimful::a_full_disk_is_worked_off),
         ("a_full_disk_is_said_and_nothing_is_lost", a_full_disk_is_said_and_nothing_is_lost),
         ("a_log_cut_at_any_octet_opens_with_a_beginning_of_what_was_accepted", a_log_cut_anywhere_opens),
     ];
@@ -55,6 +61,16 @@ fn main() -> ExitCode {
 fn child(role: &str) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime can be built");
     let spool = std::env::var_os(SPOOL).expect("the parent names the spool");
+    if role == "small disk" {
+        return brimful::on_a_small_disk(Path::new(&spool));
+    }
+    if role == "unsynced start" {
+        refuse(&[nix::libc::SYS_fsync, nix::libc::SYS_fdatasync], nix::libc::EIO as u32);
+        return match SqliteStore::open(Path::new(&spool)) {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
+    }
     let store = Arc::new(SqliteStore::open(Path::new(&spool)).expect("the spool opens after any end"));
     runtime.block_on(async {
         match role {
@@ -62,6 +78,14 @@ fn child(role: &str) -> ExitCode {
             "log" => sync_fault(store, 100).await,
             "body" => sync_fault(store, 100_000).await,
             "full" => full(store).await,
+            "one more" => one_more(store).await,
+            "many and closed" => brimful::many(store, &std::env::var(ROUND).unwrap_or_default()).await,
+            "many and gone" => {
+                brimful::many(store, &std::env::var(ROUND).unwrap_or_default()).await;
+                std::process::exit(0)
+            }
+            "brimful" => brimful::work(store).await,
+            "clear" => brimful::clear(store).await,
             other => panic!("no role {other}"),
         }
     })
@@ -139,6 +163,13 @@ async fn full(store: Arc<SqliteStore>) -> ExitCode {
     let listed = store.page(None, 100).await.expect("it can still be read");
     say(&format!("listed {}", listed.len()));
     std::process::exit(0) // the database cannot be closed in good order on such a disk
+}
+
+/// Accepts a message after a start that found a log, and goes without closing the database.
+async fn one_more(store: Arc<SqliteStore>) -> ExitCode {
+    let message = accept(&store, "1.0.0", 5000).await.expect("there is room");
+    say(&format!("accepted {} 1.0.0 5000", message.id));
+    std::process::exit(0)
 }
 
 /// From now on these system calls fail, in all threads.
@@ -314,6 +345,59 @@ fn a_failed_sync_ends_the_process(role: &str) {
     assert_eq!(child.wait().expect("it is our child").code(), Some(74), "{:?}", known.others);
     assert!(known.others.is_empty(), "it answered: {:?}", known.others);
     assert_eq!(known.accepted.len(), 5);
+    compare(&spool, &known);
+    // What nobody was told 250 for is not delivered.
+    let found: Vec<_> = open(&spool).iter().map(|it| it.id.to_string()).collect();
+    assert_eq!(found, known.accepted.keys().cloned().collect::<Vec<_>>());
+}
+
+/// After a failed sync the log in memory and the log on the disk are two things: pages that count as
+/// written may never have got there. Here the disk lacks a part of the log that the process which
+/// found the log did not write again, and the power is cut after that process accepted a message.
+fn nothing_leans_on_an_old_log() {
+    let place = tempfile::tempdir().expect("a place for the spool");
+    let spool = place.path().join("spool");
+    let mut known = Known::default();
+    // It ends without closing the database, so that everything is still in the log.
+    let mut child = spawn("full", &spool, 0);
+    hear(&mut child, &mut known, |_, _| {});
+    child.wait().expect("it is our child");
+    let (log, database) = (spool.join("queue.db-wal"), spool.join("queue.db"));
+    let before = std::fs::read(&log).expect("there is a log");
+    assert!(before.len() > 20_000, "{} octets of log: this proves nothing", before.len());
+
+    let mut child = spawn("one more", &spool, 1);
+    hear(&mut child, &mut known, |_, _| {});
+    child.wait().expect("it is our child");
+    assert_eq!(known.accepted.len(), 6);
+    let (after, copied) = (std::fs::read(&log).expect("there is a log"), std::fs::read(&database).expect("there is a database"));
+
+    for gap in (32..before.len()).step_by(4096) {
+        let end = (gap + 4096).min(before.len()).min(after.len());
+        let mut on_disk = after.clone();
+        if gap < end && after.get(gap..end) == before.get(gap..end) {
+            on_disk.get_mut(gap..end).expect("it is within").fill(0);
+        }
+        std::fs::write(&log, &on_disk).expect("it can be written");
+        std::fs::write(&database, &copied).expect("it can be put back");
+
+        compare(&spool, &known);
+    }
+}
+
+/// Nobody may be told 250 by a process that does not know what of the log is on the disk.
+fn a_start_without_syncs_accepts_nothing() {
+    let place = tempfile::tempdir().expect("a place for the spool");
+    let spool = place.path().join("spool");
+    let mut known = Known::default();
+    let mut child = spawn("full", &spool, 0);
+    hear(&mut child, &mut known, |_, _| {});
+    child.wait().expect("it is our child");
+
+    let mut child = spawn("unsynced start", &spool, 1);
+    hear(&mut child, &mut known, |_, _| {});
+
+    assert_eq!(child.wait().expect("it is our child").code(), Some(1), "it started");
     compare(&spool, &known);
 }
 

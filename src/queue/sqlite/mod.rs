@@ -8,6 +8,7 @@
 //! | `queue.db`, table `bodies` | bodies below 64 KiB, as the client sent them without dot-stuffing |
 //! | `bodies/ID` | larger bodies, the same octets |
 //! | `queue.db`, table `noted` | recipients that were delivered since the row's progress was written |
+//! | `reserve` | room that is given up when the disk is full |
 //! | `queue.db`, table `doomed` | body files whose message is gone, until they are unlinked |
 //! | `damaged/ID.head .progress .noted .body .why` | what was left of a message that could not be read |
 //!
@@ -19,7 +20,9 @@
 mod tests;
 
 mod draft;
+mod log;
 mod request;
+mod reserve;
 mod rows;
 pub(crate) mod schema;
 mod writer;
@@ -36,12 +39,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 use tokio::sync::oneshot;
 
 pub use draft::BodyDraft;
 use draft::blocking;
 use request::{Answer, Later, Loaded, LoadedDue, Op, Read, ThenRow, Write};
+use reserve::Reserve;
 use rows::{NewRow, RawRow, RowBody};
 pub use schema::SchemaError;
 use writer::Writer;
@@ -89,15 +93,17 @@ impl SqliteStore {
     /// Opens or makes the spool, checks the database, and clears up what an abrupt end left behind.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let spool = Arc::new(Spool::open(path)?);
-        let opened = schema::open(&path.join("queue.db"))?;
+        let mut reserve = Reserve::find(path);
+        let opened = schema::open(&path.join("queue.db"), &mut reserve)?;
         // The database may just have been made: its name must last as well.
         let fault = |error: rusqlite::Error| StoreError::Database(error.to_string());
         File::open(path).and_then(|it| it.sync_all()).map_err(|source| StoreError::File { what: "sync", path: path.to_owned(), source })?;
-        clear_debris(&spool, &opened)?;
+        clear_debris(&spool, &opened, &mut reserve)?;
+        reserve.fill(spool.free().unwrap_or(0));
         let last_id = AtomicU64::new(rows::newest(&opened.connection).map_err(fault)?);
         let later = Arc::new(Later::default());
         let spare = Arc::new(AtomicU64::new(0));
-        let writer = Writer::new(opened.connection, Arc::clone(&spool), Arc::clone(&later), Arc::clone(&spare)).map_err(fault)?;
+        let writer = Writer::new(opened.connection, Arc::clone(&spool), Arc::clone(&later), Arc::clone(&spare), reserve).map_err(fault)?;
         let (ops, asked) = mpsc::channel();
         let thread = std::thread::Builder::new().name("queue-writer".into()).spawn(move || {
             if std::panic::catch_unwind(AssertUnwindSafe(|| writer.run(&asked))).is_err() {
@@ -400,7 +406,7 @@ fn sum_of(file: &File) -> std::io::Result<u32> {
 
 /// Clears `bodies/` of what an abrupt end left: drafts go, bodies of finished messages go. A body that no row knows was
 /// never acknowledged, or its database was taken away: it is set aside, and so is whatever else lies there.
-fn clear_debris(spool: &Spool, opened: &schema::Opened) -> Result<(), StoreError> {
+fn clear_debris(spool: &Spool, opened: &schema::Opened, reserve: &mut Reserve) -> Result<(), StoreError> {
     let db: &Connection = &opened.connection;
     let fault = |error: rusqlite::Error| StoreError::Database(error.to_string());
     let mut aside = 0_u32;
@@ -425,7 +431,17 @@ fn clear_debris(spool: &Spool, opened: &schema::Opened) -> Result<(), StoreError
             Err(error) => tracing::error!(event = "not_set_aside", file = %name, error = %error),
         }
     }
-    db.execute("DELETE FROM doomed", []).map_err(fault)?;
+    loop {
+        match db.execute("DELETE FROM doomed", []) {
+            Ok(_) => break,
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
+                if !reserve.give() {
+                    break; // they go at another start
+                }
+            }
+            Err(error) => return Err(fault(error)),
+        }
+    }
     if aside > 0 {
         let reason = if opened.fresh { "the database is new" } else { "no message has them; they were never acknowledged" };
         tracing::warn!(event = "set_aside", bodies = aside, reason, place = %spool.path().join("damaged").display());

@@ -116,4 +116,14 @@ impl Write {
             | Self::Forget { .. } => None,
         }
     }
+
+    /// Whether it may use the reserve: it makes room or needs next to none. A report is a message
+    /// that comes in, so its settlement waits with it.
+    pub(super) fn may_use_the_reserve(&self) -> bool {
+        match self {
+            Self::Settle { report, .. } => report.is_none(),
+            Self::Alter { .. } | Self::Forget { .. } => true,
+            Self::Insert { .. } => false,
+        }
+    }
 }

@@ -12,6 +12,9 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use super::log::{self, LogError};
+use super::reserve::Reserve;
+
 /// `pamq` in US-ASCII.
 const APPLICATION_ID: i32 = 0x7061_6d71;
 
@@ -75,7 +78,8 @@ pub(crate) struct Opened {
     pub(crate) fresh: bool,
 }
 
-pub(crate) fn open(path: &Path) -> Result<Opened, SchemaError> {
+/// Opens or makes the database, and makes durable what the last process left in its log.
+pub(super) fn open(path: &Path, reserve: &mut Reserve) -> Result<Opened, SchemaError> {
     create_closed(path)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
     let fail = |error| failed(path, &error);
@@ -94,14 +98,28 @@ pub(crate) fn open(path: &Path) -> Result<Opened, SchemaError> {
     }
     check(path, &connection)?;
     settings(&connection).map_err(fail)?;
+    log::settle(&connection, path, reserve).map_err(|error| match error {
+        LogError::Database(error) => failed(path, &error),
+        LogError::File(_) => SchemaError::Open { path: path.to_owned(), found: error.to_string() },
+    })?;
     for (from, step) in STEPS.iter().enumerate().skip(done) {
-        let transaction = connection.transaction().map_err(fail)?;
-        transaction.execute_batch(step).map_err(fail)?;
-        transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(fail)?;
-        transaction.pragma_update(None, "user_version", from as i64 + 1).map_err(fail)?;
-        transaction.commit().map_err(fail)?;
+        loop {
+            match migrate(&mut connection, step, from as i64 + 1) {
+                Ok(()) => break,
+                Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) && reserve.give() => {}
+                Err(error) => return Err(fail(error)),
+            }
+        }
     }
     Ok(Opened { connection, fresh })
+}
+
+fn migrate(connection: &mut Connection, step: &str, version: i64) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    transaction.execute_batch(step)?;
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    transaction.pragma_update(None, "user_version", version)?;
+    transaction.commit()
 }
 
 /// SQLite would make the file readable for all that the umask lets in; the log beside it gets the same mode.
@@ -110,7 +128,8 @@ fn create_closed(path: &Path) -> Result<(), SchemaError> {
     made.map(drop).map_err(|error| SchemaError::Open { path: path.to_owned(), found: error.to_string() })
 }
 
-/// What is needed to look at a database and leave it as it is: closing it does not copy the log into it.
+/// What is needed to look at a database and leave it as it is: closing it does not copy the log into it. The writer
+/// does that itself and keeps the file, which could not be made anew on a full disk.
 fn hands_off(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(Duration::from_secs(3))?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
@@ -120,7 +139,6 @@ fn hands_off(connection: &Connection) -> rusqlite::Result<()> {
 
 /// One process, one connection, one thread: the lock is taken once, and a commit is one sync of the log.
 fn settings(connection: &Connection) -> rusqlite::Result<()> {
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     // The writer checkpoints by itself, because SQLite swallows what goes wrong in an automatic checkpoint.
@@ -172,8 +190,8 @@ mod tests {
     fn a_new_database_is_closed_to_others_and_opens_again() {
         let (_place, path) = place();
 
-        assert!(open(&path).unwrap().fresh);
-        assert!(!open(&path).unwrap().fresh);
+        assert!(open(&path, &mut Reserve::none()).unwrap().fresh);
+        assert!(!open(&path, &mut Reserve::none()).unwrap().fresh);
         assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
     }
 
@@ -187,7 +205,7 @@ mod tests {
         old.pragma_update(None, "user_version", 1).unwrap();
         drop(old);
 
-        let opened = open(&path).unwrap();
+        let opened = open(&path, &mut Reserve::none()).unwrap();
 
         let (_, version, _) = identity(&opened.connection).unwrap();
         assert_eq!(version, STEPS.len() as i64);
@@ -198,9 +216,9 @@ mod tests {
     #[test]
     fn a_second_process_is_refused() {
         let (_place, path) = place();
-        let _first = open(&path).unwrap();
+        let _first = open(&path, &mut Reserve::none()).unwrap();
 
-        assert!(matches!(open(&path), Err(SchemaError::InUse(_))));
+        assert!(matches!(open(&path, &mut Reserve::none()), Err(SchemaError::InUse(_))));
     }
 
     #[test]
@@ -209,7 +227,7 @@ mod tests {
         let bytes = vec![b'x'; 8192];
         std::fs::write(&path, &bytes).unwrap();
 
-        let error = open(&path).err().unwrap();
+        let error = open(&path, &mut Reserve::none()).err().unwrap();
 
         assert!(matches!(error, SchemaError::Damaged { .. }), "{error}");
         assert!(error.to_string().contains("To go on"), "{error}");
@@ -219,13 +237,13 @@ mod tests {
     #[test]
     fn a_newer_database_and_a_foreign_one_are_refused() {
         let (_place, path) = place();
-        open(&path).unwrap().connection.pragma_update(None, "user_version", 99).unwrap();
-        assert!(matches!(open(&path), Err(SchemaError::Newer { found: 99, .. })));
+        open(&path, &mut Reserve::none()).unwrap().connection.pragma_update(None, "user_version", 99).unwrap();
+        assert!(matches!(open(&path, &mut Reserve::none()), Err(SchemaError::Newer { found: 99, .. })));
 
         let (_place, path) = place();
         Connection::open(&path).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
         let before = std::fs::read(&path).unwrap();
-        assert!(matches!(open(&path), Err(SchemaError::Foreign(_))));
+        assert!(matches!(open(&path, &mut Reserve::none()), Err(SchemaError::Foreign(_))));
         assert_eq!(std::fs::read(&path).unwrap(), before, "not an octet was changed");
     }
 
@@ -235,28 +253,29 @@ mod tests {
         std::fs::write(place.path().join("other"), "").unwrap();
         std::os::unix::fs::symlink(place.path().join("other"), &path).unwrap();
 
-        assert!(matches!(open(&path), Err(SchemaError::Open { .. })));
+        assert!(matches!(open(&path, &mut Reserve::none()), Err(SchemaError::Open { .. })));
     }
 
     #[test]
     fn a_torn_page_is_found_at_start() {
         let (_place, path) = place();
-        let opened = open(&path).unwrap();
+        let opened = open(&path, &mut Reserve::none()).unwrap();
         opened.connection.execute_batch("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500) INSERT INTO bodies SELECT i, randomblob(300) FROM n").unwrap();
+        log::settle(&opened.connection, &path, &mut Reserve::none()).unwrap();
         drop(opened);
         let mut bytes = std::fs::read(&path).unwrap();
         let page = bytes.len() / 4096 / 2 * 4096;
         bytes[page..page + 4096].fill(0xa5);
         // A log that was not copied yet, as after a crash.
         let log = path.with_extension("db-wal");
-        let opened = open(&path).unwrap();
+        let opened = open(&path, &mut Reserve::none()).unwrap();
         opened.connection.execute_batch("INSERT INTO doomed VALUES (1)").unwrap();
         let logged = std::fs::read(&log).unwrap();
         drop(opened);
         std::fs::write(&path, &bytes).unwrap();
         std::fs::write(&log, &logged).unwrap();
 
-        assert!(matches!(open(&path), Err(SchemaError::Damaged { .. })));
+        assert!(matches!(open(&path, &mut Reserve::none()), Err(SchemaError::Damaged { .. })));
         assert_eq!(std::fs::read(&path).unwrap(), bytes, "not an octet was changed");
         assert_eq!(std::fs::read(&log).unwrap(), logged);
     }

@@ -168,10 +168,10 @@ async fn the_file_of_a_finished_message_is_removed_and_its_note_too() {
 /// Lets the database grow to `pages` and no further, which is what a full disk does to it.
 fn bounded(place: &Place, pages: u32) -> SqliteStore {
     let spool = Arc::new(Spool::open(&place.spool()).unwrap());
-    let opened = schema::open(&place.spool().join("queue.db")).unwrap();
+    let opened = schema::open(&place.spool().join("queue.db"), &mut Reserve::none()).unwrap();
     opened.connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).unwrap();
     let later = Arc::new(Later::default());
-    let writer = Writer::new(opened.connection, Arc::clone(&spool), Arc::clone(&later), Arc::default()).unwrap();
+    let writer = Writer::new(opened.connection, Arc::clone(&spool), Arc::clone(&later), Arc::default(), Reserve::none()).unwrap();
     let (ops, asked) = mpsc::channel();
     let thread = std::thread::spawn(move || writer.run(&asked));
     SqliteStore {
@@ -334,4 +334,23 @@ async fn a_delivery_noted_after_a_message_was_deleted_leaves_nothing() {
     let database = Connection::open(place.spool().join("queue.db")).unwrap();
     let left: i64 = database.query_row("SELECT count(*) FROM noted", [], |row| row.get(0)).unwrap();
     assert_eq!(left, 0);
+}
+
+/// A crash before a settlement is durable repeats the delivery, so a settlement waits for nothing but the disk.
+#[tokio::test]
+async fn settlements_take_no_longer_than_acceptances() {
+    let store = Place::new().open();
+    let (mut ids, start) = (Vec::new(), Instant::now());
+    for _ in 0..200 {
+        ids.push(accept(&store, b"x", Claim::Mine).await.id);
+    }
+    let accepting = start.elapsed();
+
+    let start = Instant::now();
+    for id in ids {
+        store.settle(Settlement { id, then: Then::Finished, report: None }).await.unwrap();
+    }
+
+    let settling = start.elapsed();
+    assert!(settling < accepting * 2 + Duration::from_millis(500), "{settling:?} after {accepting:?}");
 }

@@ -6,22 +6,27 @@
 //! changes ─┘      ▲          (one sync)        └─▶ body files unlinked
 //!                 └── what came meanwhile      then reads, outside of any transaction
 //!
-//! Settlements alone start no transaction at once: they wait up to 10 ms for an insert to ride along with.
 //! ```
 //!
+//! A settlement is committed at once when the thread is idle, because a crash before that repeats a
+//! delivery; while a sync is under way it shares the next one with everything else that waits.
+//!
 //! Invariants: nobody hears `Ok` before the commit that holds their change returned. A settlement that finds no room is
-//! owed: it is tried again until it is durable, and its claim goes on so long. A sync that fails, or a database found
-//! damaged while it runs, ends the process.
+//! owed: it is tried again until it is durable, and its claim goes on so long. On a full disk what
+//! makes room goes on, from the reserve. A sync that fails, or a database found damaged while it
+//! runs, ends the process.
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, ffi};
 
+use super::log::Log;
 use super::request::{Later, Loaded, LoadedDue, Op, Read, ThenRow, Write};
+use super::reserve::Reserve;
 use super::rows::{self, Gone, RawRow};
 use crate::handoff::QueueId;
 use crate::queue::spool::{Spool, fatal};
@@ -29,14 +34,8 @@ use crate::queue::store::{Change, Claim, Claimed, DueQuery, StoreError};
 
 /// Changes in one transaction.
 const BATCH: usize = 1024;
-/// Pages in the log before they are copied into the database.
-const CHECKPOINT: i32 = 16 * 1024;
-/// The same when less than `TIGHT` octets of the disk are free.
-const CHECKPOINT_TIGHT: i32 = 1024;
-const TIGHT: u64 = 4 * super::LOW_WATER;
-/// How long a settlement may wait for a message that comes in, whose sync it then shares. A crash meanwhile repeats a
-/// delivery, as one a moment earlier would have.
-const RIDE_ALONG: Duration = Duration::from_millis(10);
+/// How long the thread, woken by a settlement, waits for more to share its sync with.
+const RIDE_ALONG: Duration = Duration::from_micros(200);
 /// How long to wait before a settlement that found no room is tried again.
 const OWED_PAUSE: Duration = Duration::from_secs(1);
 
@@ -73,20 +72,22 @@ pub(super) struct Writer {
     owed: Vec<Write>,
     /// Body files that are unlinked, whose row in `doomed` can go with the next transaction.
     unlinked: Vec<QueueId>,
-    log_pages: Arc<AtomicI32>,
+    log: Log,
+    reserve: Reserve,
     page_size: u64,
     /// Octets of the database that hold nothing, for whoever decides what may come in.
     spare: Arc<AtomicU64>,
 }
 
 impl Writer {
-    pub(super) fn new(mut db: Connection, spool: Arc<Spool>, later: Arc<Later>, spare: Arc<AtomicU64>) -> rusqlite::Result<Self> {
-        let log_pages = Arc::new(AtomicI32::new(0));
-        let counter = Arc::clone(&log_pages);
-        db.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages: i32| {
-            counter.store(pages, Ordering::Relaxed);
-            Ok(())
-        }))?;
+    pub(super) fn new(
+        mut db: Connection,
+        spool: Arc<Spool>,
+        later: Arc<Later>,
+        spare: Arc<AtomicU64>,
+        reserve: Reserve,
+    ) -> rusqlite::Result<Self> {
+        let log = Log::of(&mut db, &spool.path().join("queue.db"))?;
         let page_size = db.pragma_query_value(None, "page_size", |row| row.get::<_, i64>(0))?;
         let with_noted = rows::with_noted(&db)?;
         let writer = Self {
@@ -97,7 +98,8 @@ impl Writer {
             with_noted,
             owed: Vec::new(),
             unlinked: Vec::new(),
-            log_pages,
+            log,
+            reserve,
             page_size: u64::try_from(page_size).unwrap_or(0),
             spare,
         };
@@ -127,15 +129,14 @@ impl Writer {
             for read in reads {
                 self.read(read);
             }
-            self.checkpoint();
+            self.keep_house();
             if ended {
                 return self.close();
             }
         }
     }
 
-    /// Waits for something to do and takes all that waits; whether nobody can ask any more. What can wait does so for a
-    /// moment, to share the sync of the next message that comes in.
+    /// Waits for something to do and takes all that waits; whether nobody can ask any more.
     fn gather(&self, ops: &Receiver<Op>) -> (Vec<Op>, bool) {
         let first =
             if self.owed.is_empty() { ops.recv().map_err(|_| RecvTimeoutError::Disconnected) } else { ops.recv_timeout(OWED_PAUSE) };
@@ -155,17 +156,42 @@ impl Writer {
         self.supersede(&writes);
         match self.transact(&writes) {
             Ok(effects) => self.finish(writes, effects),
+            Err(Failure::Full) => self.commit_from_the_reserve(writes),
             Err(failure) => writes.into_iter().for_each(|write| self.refuse(write, &failure)),
+        }
+    }
+
+    /// The disk is full: what comes in is refused, what makes room is done with the reserve.
+    fn commit_from_the_reserve(&mut self, writes: Vec<Write>) {
+        let (writes, others): (Vec<_>, Vec<_>) = writes.into_iter().partition(Write::may_use_the_reserve);
+        others.into_iter().for_each(|write| self.refuse(write, &Failure::Full));
+        if writes.is_empty() {
+            return;
+        }
+        match self.transact_from_the_reserve(&writes) {
+            Ok(effects) => self.finish(writes, effects),
+            Err(failure) => writes.into_iter().for_each(|write| self.refuse(write, &failure)),
+        }
+    }
+
+    /// 1. The log goes into the database, so that it is written from its beginning, where the disk
+    ///    has room for it already; 2. the reserve is given up, step by step.
+    fn transact_from_the_reserve(&mut self, writes: &[Write]) -> Result<Effects, Failure> {
+        self.copy_log();
+        loop {
+            match self.transact(writes) {
+                Err(Failure::Full) if self.reserve.give() => {}
+                done => return done,
+            }
         }
     }
 
     fn transact(&mut self, writes: &[Write]) -> Result<Effects, Failure> {
         let worked = self.attempt(writes);
         worked.map_err(|error| {
-            let failure = classify(&error);
+            let failure = self.classify(&error);
             if matches!(failure, Failure::Full) {
-                // So that the next try writes the log from its beginning, where it needs no more of the disk.
-                self.log_pages.store(i32::MAX, Ordering::Relaxed);
+                self.log.press();
             }
             if !self.db.is_autocommit()
                 && let Err(error) = self.db.execute_batch("ROLLBACK")
@@ -315,7 +341,9 @@ impl Writer {
     /// Tries what is owed, each by itself: a delete may find the room that a report does not.
     fn pay(&mut self) {
         for write in std::mem::take(&mut self.owed) {
-            match self.transact(std::slice::from_ref(&write)) {
+            let one = std::slice::from_ref(&write);
+            let paid = if write.may_use_the_reserve() { self.transact_from_the_reserve(one) } else { self.transact(one) };
+            match paid {
                 Ok(effects) => self.finish(vec![write], effects),
                 Err(failure) => {
                     tracing::warn!(event = "store_waits", reason = %failure.error());
@@ -328,20 +356,20 @@ impl Writer {
     fn read(&mut self, read: Read) {
         match read {
             Read::Due { query, answer } => {
-                let found = self.due(&query).map_err(|error| classify(&error).error());
+                let found = self.due(&query).map_err(|error| self.classify(&error).error());
                 let claimed: Vec<_> = found.iter().flat_map(|it| it.loaded.iter().map(|it| it.row.id)).collect();
                 if answer.send(found).is_err() {
                     claimed.iter().for_each(|id| _ = self.claims.remove(id)); // whoever asked is gone
                 }
             }
             Read::Page { after, limit, answer } => {
-                let page = rows::page(&self.db, &self.with_noted, after, limit).map_err(|error| classify(&error).error());
+                let page = rows::page(&self.db, &self.with_noted, after, limit).map_err(|error| self.classify(&error).error());
                 let marked = page.map(|rows| rows.into_iter().map(|row| self.marked(row)).collect());
                 let _ = answer.send(marked);
             }
             Read::One { id, answer } => {
                 let one = rows::one(&self.db, &self.with_noted, id).and_then(|row| row.map(|row| self.load(row)).transpose());
-                let _ = answer.send(one.map_err(|error| classify(&error).error()));
+                let _ = answer.send(one.map_err(|error| self.classify(&error).error()));
             }
         }
     }
@@ -363,28 +391,53 @@ impl Writer {
         Ok(Loaded { row, body })
     }
 
-    /// Copies a long log into the database, and on a disk with little room also a shorter one: the next commit then writes
-    /// the log from its beginning. Lack of room leaves it in the log, where it is as safe.
-    fn checkpoint(&self) {
-        let pages = self.log_pages.load(Ordering::Relaxed);
-        let tight = || self.spool.free().is_ok_and(|free| free < TIGHT);
-        if pages < CHECKPOINT_TIGHT || pages < CHECKPOINT && !tight() {
-            return;
-        }
-        self.log_pages.store(0, Ordering::Relaxed);
-        if let Err(error) = self.db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
-            tracing::warn!(event = "checkpoint", reason = %classify(&error).error());
+    /// Between two transactions: a long log is copied into the database, and the reserve is filled.
+    fn keep_house(&mut self) {
+        let free = || self.spool.free().ok();
+        let copied = self.log.copy_when_long(&self.db, &mut self.reserve, free);
+        self.copied(copied);
+        self.reserve.fill_again(|| self.spool.free().ok());
+    }
+
+    fn copy_log(&mut self) {
+        let copied = self.log.copy(&self.db, &mut self.reserve);
+        self.copied(copied);
+    }
+
+    /// Lack of room leaves it in the log, where it is as safe.
+    fn copied(&self, copied: rusqlite::Result<()>) {
+        if let Err(error) = copied {
+            tracing::warn!(event = "checkpoint", reason = %self.classify(&error).error());
         }
     }
 
-    /// SQLite copies the log into the database and removes it.
-    fn close(self) {
+    /// What a database error means. Two kinds are the end: a sync that failed, after which the disk cannot be trusted, and
+    /// damage, which the check at the next start will explain.
+    fn classify(&self, error: &rusqlite::Error) -> Failure {
+        let extended = error.sqlite_error().map_or(0, |it| it.extended_code);
+        match (extended, error.sqlite_error_code()) {
+            (ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC, _) => {
+                self.log.cut();
+                fatal("sync_failed", &error.to_string())
+            }
+            (_, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)) => fatal("store_damaged", &error.to_string()),
+            (_, Some(ErrorCode::DiskFull)) => Failure::Full,
+            (_, Some(_) | None) => Failure::Other(error.to_string()),
+        }
+    }
+
+    /// The log is copied into the database and emptied. Its file stays: on a full disk a new one could
+    /// not be made.
+    fn close(mut self) {
         if !self.owed.is_empty() {
             tracing::warn!(
                 event = "store_waits",
                 count = self.owed.len(),
                 reason = "no room until the end; these attempts will be repeated"
             );
+        }
+        if let Err(error) = self.log.empty(&self.db, &mut self.reserve) {
+            tracing::warn!(event = "checkpoint", reason = %self.classify(&error).error());
         }
         drop(self.owed);
         if let Err((_, error)) = self.db.close() {
@@ -399,17 +452,5 @@ impl Failure {
             Self::Full => StoreError::Full,
             Self::Other(text) => StoreError::Database(text.clone()),
         }
-    }
-}
-
-/// What a database error means. Two kinds are the end: a sync that failed, after which the disk cannot be trusted, and
-/// damage, which the check at the next start will explain.
-fn classify(error: &rusqlite::Error) -> Failure {
-    let extended = error.sqlite_error().map_or(0, |it| it.extended_code);
-    match (extended, error.sqlite_error_code()) {
-        (ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC, _) => fatal("sync_failed", &error.to_string()),
-        (_, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)) => fatal("store_damaged", &error.to_string()),
-        (_, Some(ErrorCode::DiskFull)) => Failure::Full,
-        (_, Some(_) | None) => Failure::Other(error.to_string()),
     }
 }
