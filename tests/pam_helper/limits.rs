@@ -86,6 +86,34 @@ root_test! {
         assert_eq!(words(&helper.asks("carol", "right")), "accept", "and the others behind the same address");
     }
 
+    fn six_guessers_write_few_lines_and_no_line_of_a_real_login_is_missing() {
+        let helper = Stage::new(UNIX).set("ACCOUNT_FAILURES", "2").start();
+
+        thread::scope(|scope| {
+            for guesser in 0..6 {
+                let helper = &helper;
+                let guess = move |n: usize| words(&helper.asks_from(&format!("198.51.100.{guesser}"), b"bob", format!("{guesser} {n}").as_bytes()));
+                scope.spawn(move || (0..80).map(guess).filter(|outcome| outcome.starts_with("throttled")).count());
+            }
+            for n in 0..20 {
+                assert_eq!(words(&helper.asks_from("192.0.2.1", b"carol", b"right")), "accept");
+                assert_eq!(words(&helper.asks_from("192.0.2.1", format!("user{n}").as_bytes(), b"wrong")), "reject auth 10 refused");
+            }
+            for n in 0..50 {
+                assert_eq!(words(&helper.asks_from("192.0.2.2", format!("-{n}").as_bytes(), b"x")), "reject check 0 bad-name");
+            }
+        });
+
+        let log = helper.log();
+        let lines = |word: &str| log.lines().filter(|line| line.contains("event=login ") && line.contains(word)).count();
+        assert!((1..=6).contains(&lines("verdict=throttled")), "{log}");
+        assert_eq!((lines("verdict=accept"), lines("reason=bad-name")), (20, 1), "{log}");
+        assert_eq!(lines("user=\"user"), 20, "refusals of PAM\n{log}");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(helper.pid()), nix::sys::signal::Signal::SIGTERM).unwrap();
+        helper.waits_for_log("event=stopped");
+        helper.waits_for_log("event=repeats network=192.0.2.2 logins=49");
+    }
+
     fn failures_in_all_are_bounded_whoever_is_named() {
         let helper = Stage::new(UNIX).set("FAILURES_PER_SECOND", "1").start();
         let outcomes: Vec<_> = (0..15).map(|n| words(&helper.asks_from(&format!("198.51.100.{n}"), format!("user{n}").as_bytes(), b"x"))).collect();

@@ -11,8 +11,8 @@
 //! and proves to the queue who the user is; the keys behind it are a small file, [`TicketKeys`].
 //!
 //! Beside the frames it has what all programs must read alike: the rules for names, [`NameRule`]; what can be a name or a
-//! password, and which names mean the same account, [`spelling`]; which addresses are one [`network()`]; how a session is
-//! written, [`SessionId`].
+//! password, and which names mean the same account, [`spelling`]; which addresses are one [`network()`] and which one
+//! [`site()`]; how a session is written, [`SessionId`].
 //!
 //! The crate has no dependencies, because root runs it: MACs are computed by its callers, and secrets
 //! are wiped with safe code (see [`wipe`]).
@@ -32,7 +32,7 @@ mod verdict;
 mod wipe;
 
 pub use names::{NameRule, rewrite};
-pub use network::network;
+pub use network::{network, site};
 pub use order::{Logins, MAX_ORDER, Order, Subject};
 pub use question::{FrameLen, MAX_LISTENER, MAX_PASSWORD, MAX_QUESTION, MAX_USER, Question, QuestionFrame};
 pub use session_id::SessionId;

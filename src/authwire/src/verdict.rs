@@ -174,6 +174,8 @@ words! {
         NoGuest = 24 "no-guest",
         /// The helper knows no listener of this name.
         NoListener = 25 "no-listener",
+        /// The client went away while its question waited: nobody hears this, but it is counted in the log.
+        Abandoned = 26 "abandoned",
     }
 }
 

@@ -107,6 +107,9 @@ pub(super) fn remedy(cause: Cause, service: &str, config: &Config) -> String {
         }
         Reason::NoGuest => format!("this name has an account on this host, and /etc/pam.d/{service} is for guests: use another listener"),
         Reason::NoListener => "front and helper have different configurations: pamrelay reload".to_owned(),
+        Reason::Abandoned => {
+            "the client hung up while its question waited; see whether a back end is slow (pamrelay auth status)".to_owned()
+        }
         Reason::Busy => "more questions than auth.workers can answer: see whether a back end is slow (pamrelay auth status)".to_owned(),
         Reason::Deadline => format!(
             "a module or the back end behind it was slower than auth.deadline ({}): see whether the directory answers",

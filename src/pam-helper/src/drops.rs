@@ -1,6 +1,10 @@
-//! Lines about peers that were dropped. Invariant: a front end gone mad does not fill the disk with them.
+//! Lines about peers that were dropped: local processes, for nobody else can connect.
+//!
+//! Invariant: neither a front end gone mad nor another local user fills the disk with them.
 
 use std::time::{Duration, Instant};
+
+use nix::unistd::Uid;
 
 use crate::asker::Dropped;
 use crate::log::{Level, Line};
@@ -21,9 +25,24 @@ impl Drops {
     }
 
     pub(crate) fn log(&mut self, dropped: &Dropped, now: Instant) {
-        if *dropped == Dropped::Silent {
-            return; // a probe, such as a check that the helper listens
+        match dropped {
+            Dropped::Silent => {} // a probe, such as a check that the helper listens
+            Dropped::Slow
+            | Dropped::Malformed
+            | Dropped::Short
+            | Dropped::Surplus
+            | Dropped::Descriptors
+            | Dropped::Presumptuous
+            | Dropped::Broken => self.write(Line::event(Level::Warning, "dropped").with("reason", dropped), now),
         }
+    }
+
+    /// A process of somebody who may not ask.
+    pub(crate) fn stranger(&mut self, uid: Uid, now: Instant) {
+        self.write(Line::event(Level::Warning, "dropped").with("reason", "stranger").with("uid", uid), now);
+    }
+
+    fn write(&mut self, mut line: Line, now: Instant) {
         if now.saturating_duration_since(self.since) >= Duration::from_secs(1) {
             (self.since, self.lines) = (now, 0);
         }
@@ -32,7 +51,6 @@ impl Drops {
             return;
         }
         self.lines += 1;
-        let mut line = Line::event(Level::Warning, "dropped").with("reason", dropped);
         if self.unsaid > 0 {
             line = line.with("unsaid", std::mem::take(&mut self.unsaid));
         }

@@ -1,6 +1,7 @@
 //! The latest logins as they were answered, so that an administrator can ask why.
 //!
-//! Invariant: memory is bounded, and there is no password in it.
+//! Invariant: memory is bounded, there is no password in it, and logins that PAM was not asked about, which cost their sender
+//! nothing, never push out those that it was asked about.
 
 use std::collections::{HashSet, VecDeque};
 use std::net::IpAddr;
@@ -9,6 +10,8 @@ use pamrelay_authwire::{Attempt, Logins, OutcomeKind, Phase, Question, network, 
 
 /// So many are remembered; with every text as long as it can be they take less than a mebibyte.
 const REMEMBERED: usize = 512;
+/// And of these so many that PAM was not asked about.
+const UNASKED: usize = REMEMBERED / 2;
 /// So many are told at once.
 const TOLD: usize = 16;
 
@@ -39,6 +42,10 @@ impl Ledger {
         // What PAM was not asked about costs its sender nothing: the same from the same network takes one place.
         if let Some(at) = self.attempts.iter().position(|known| is_repeated(known, &attempt)) {
             self.attempts.remove(at);
+        } else if is_unasked(&attempt) && self.attempts.iter().filter(|known| is_unasked(known)).count() >= UNASKED {
+            if let Some(oldest) = self.attempts.iter().rposition(is_unasked) {
+                self.attempts.remove(oldest);
+            }
         } else if self.attempts.len() >= REMEMBERED {
             self.attempts.pop_back();
         }
@@ -78,6 +85,10 @@ impl Ledger {
         let peers = self.attempts.iter().map(|attempt| Question::address(attempt.peer));
         peers.filter(|peer| seen.insert(network(*peer))).collect()
     }
+}
+
+fn is_unasked(attempt: &Attempt) -> bool {
+    attempt.cause.is_some_and(|cause| matches!(cause.phase, Phase::Check | Phase::Limit | Phase::Start))
 }
 
 fn is_repeated(known: &Attempt, attempt: &Attempt) -> bool {
@@ -144,6 +155,21 @@ pub(crate) mod tests {
 
         assert_eq!(ledger.attempts.len(), 3);
         assert_eq!(ledger.find(&Logins::OfUser("owner".into())).iter().map(|attempt| attempt.session).collect::<Vec<_>>(), [1999, 1]);
+    }
+
+    #[test]
+    fn guesses_from_many_networks_do_not_push_out_what_pam_was_asked_about() {
+        let mut ledger = Ledger::default();
+        (0..200).for_each(|session| ledger.enter(attempt(session, "alice", "192.0.2.1")));
+
+        for n in 0..5000u64 {
+            let cause = Some(Cause { phase: Phase::Limit, code: 0, reason: Reason::AccountFailures });
+            ledger.enter(Attempt { cause, ..attempt(1000 + n, &format!("user{n}"), &format!("2001:db8:{n:x}::1")) });
+        }
+
+        assert_eq!(ledger.attempts.iter().filter(|attempt| !is_unasked(attempt)).count(), 200);
+        assert_eq!(ledger.attempts.len(), 200 + UNASKED);
+        assert_eq!(ledger.attempts.front().unwrap().session, 5999);
     }
 
     #[test]

@@ -30,6 +30,7 @@ use crate::limits::{Limits, Refused, Room, Standing};
 use crate::log::{Level, Line, shown};
 use crate::pam::Code;
 use crate::pending::Pending;
+use crate::repeats::{Cost, Repeats, Written};
 use crate::settings::Settings;
 use crate::socket;
 use crate::tempo::Tempo;
@@ -69,6 +70,7 @@ pub(crate) struct Listener {
     pub(crate) look_again: Option<Instant>,
     pub(crate) rotate_again: Option<Instant>,
     pub(crate) drops: Drops,
+    pub(crate) repeats: Repeats,
     /// SIGTERM and SIGINT, without blocking.
     pub(crate) signals: SignalFd,
 }
@@ -115,6 +117,7 @@ impl Listener {
             self.start_workers(now);
             self.wait(now)?;
             if let Ok(Some(signal)) = self.signals.read_signal() {
+                self.repeats.close(now);
                 Line::event(Level::Info, "stopped").with("signal", signal.ssi_signo).write();
                 self.workshop.close();
                 return Ok(());
@@ -164,7 +167,9 @@ impl Listener {
                 Watched::Socket => self.accept(now),
                 Watched::Asker(at) => self.read(at, now),
                 Watched::Waiting(at) => {
-                    if let Some(pending) = self.waiting.remove(at) {
+                    if let Some(pending) = self.waiting.remove(at)
+                        && self.repeats.note(pending.peer, Cost::Nothing(Reason::Abandoned), now) == Written::Yes
+                    {
                         pending.abandoned(now);
                     }
                 }
@@ -188,7 +193,7 @@ impl Listener {
         let departures = self.departures.times();
         let next =
             askers.chain(waiting).chain(departures).chain(self.workshop.next_deadline(now)).chain(self.accept_again).chain(self.look_again);
-        let next = next.filter(|time| *time > now).min();
+        let next = next.chain(self.repeats.next()).filter(|time| *time > now).min();
         let wait = next.map_or(LONGEST_SLEEP, |next| next.saturating_duration_since(now)).min(LONGEST_SLEEP);
         // One more millisecond, so that the moment has passed when poll returns.
         PollTimeout::try_from(wait.saturating_add(Duration::from_millis(1))).unwrap_or(PollTimeout::ZERO)
@@ -207,7 +212,7 @@ impl Listener {
             };
             match socket::peer(&stream) {
                 Ok(uid) if uid.is_root() || uid == self.front => self.askers.extend(Asker::new(stream, uid, now)),
-                Ok(uid) => Line::event(Level::Warning, "dropped").with("reason", "stranger").with("uid", uid).write(),
+                Ok(uid) => self.drops.stranger(uid, now),
                 Err(_) => {}
             }
         }
@@ -282,6 +287,7 @@ impl Listener {
     /// Drops peers that dawdle, answers questions that waited too long, and lets go what was held.
     fn expire(&mut self, now: Instant) {
         self.departures.leave(now);
+        self.repeats.write(now);
         self.askers.retain(|asker| {
             let slow = asker.is_slow(now);
             if slow {
@@ -440,7 +446,8 @@ impl Listener {
             }
             Outcome::Throttled(_) | Outcome::MustChange(_) | Outcome::Expired(_) | Outcome::NotPermitted(_) | Outcome::Unavailable(_) => {}
         }
-        self.ledger.enter(pending.told(&outcome, text, now));
+        let written = self.repeats.note(pending.peer, Cost::of(&outcome, pending.once_more), now);
+        self.ledger.enter(pending.told(&outcome, text, written, now));
         if let Some(frame) = (Verdict { id: pending.id, outcome }).encode() {
             self.departures.take(pending.stream, frame, leaves, now);
         }

@@ -73,6 +73,13 @@ impl Line {
     }
 }
 
+#[cfg(test)]
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 /// A time as RFC 3339 has it, in UTC, so that no file is looked into for a time zone.
 struct Utc(SystemTime);
 

@@ -31,6 +31,7 @@ mod pam;
 mod pending;
 mod places;
 mod rate;
+mod repeats;
 mod report;
 mod rules;
 mod service;
@@ -62,6 +63,7 @@ use crate::ledger::Ledger;
 use crate::limits::Limits;
 use crate::listener::{Listener, Losses};
 use crate::log::{Level, Line};
+use crate::repeats::Repeats;
 use crate::rules::Rules;
 use crate::settings::Settings;
 use crate::template::Loading;
@@ -208,6 +210,7 @@ fn listen() -> Result<(), Refusal> {
         look_again: None,
         rotate_again: None,
         drops: Drops::new(began),
+        repeats: Repeats::new(began),
         signals,
     };
     notify::ready();

@@ -1,6 +1,6 @@
 //! A question that is to be answered, and what is told of it: one line in the log, one entry in the ledger.
 //!
-//! Invariant: every answer has exactly one line, and it says all: who, from where, by which listener and service, how
+//! Invariant: every answer has exactly one line, but for those that [`repeats`](crate::repeats) counts; and a line says all: who, from where, by which listener and service, how
 //! far it came, what PAM and its modules said, how long it took, what the client hears.
 
 use std::os::unix::net::UnixStream;
@@ -10,6 +10,7 @@ use pamrelay_authwire::{Attempt, Outcome, OutcomeKind, Phase, Question, Question
 
 use crate::limits::{Keys, Standing};
 use crate::log::{Level, Line, shown};
+use crate::repeats::Written;
 use crate::settings::Settings;
 
 pub(crate) struct Pending {
@@ -46,8 +47,8 @@ impl Pending {
         self.line(Level::Notice, "abandoned", now).write();
     }
 
-    /// Writes the line and gives the entry.
-    pub(crate) fn told(&self, outcome: &Outcome, text: &str, now: Instant) -> Attempt {
+    /// Writes the line, unless it is only counted, and gives the entry.
+    pub(crate) fn told(&self, outcome: &Outcome, text: &str, written: Written, now: Instant) -> Attempt {
         let account = match outcome {
             Outcome::Accept(accepted) => &accepted.user,
             Outcome::Reject(_)
@@ -57,7 +58,10 @@ impl Pending {
             | Outcome::NotPermitted(_)
             | Outcome::Unavailable(_) => &self.asked,
         };
-        self.log(outcome, account, text, now);
+        match written {
+            Written::Yes => self.log(outcome, account, text, now),
+            Written::Counted => {}
+        }
         let milliseconds = |to: Instant| u32::try_from(to.saturating_duration_since(self.arrived).as_millis()).unwrap_or(u32::MAX);
         Attempt {
             at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)),
