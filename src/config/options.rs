@@ -455,7 +455,7 @@ pub const ROWS: &[Row] = &[
         key: "delivery.connections",
         wants: Wants::Count { least: 1, most: 512 },
         fallback: Value("16"),
-        about: "Connections at once to one destination.",
+        about: "Connections at once to one destination. There are 512 in all; one destination, and the mail of one user, gets at most half of them.",
     },
     Row {
         key: "delivery.resolver",

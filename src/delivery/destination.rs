@@ -3,7 +3,7 @@
 //! A parcel that waits always has somebody who will take it: an idle worker was woken, a busy one looks again before it
 //! leaves, or one is on its way. The last worker to fail answers for all that wait.
 
-use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,13 @@ use tokio::sync::Notify;
 
 use super::engine::Context;
 use super::parcel::Parcel;
+use super::pool::{DestinationNo, Slot, User};
 use super::reach::Target;
+use super::waiting::{Known, Waiting};
 use super::worker;
+
+/// Numbers given to destinations so far.
+static NUMBERS: AtomicU64 = AtomicU64::new(0);
 
 /// After a connection too many was refused, how long the ones there are have to do.
 const HOLD: Duration = Duration::from_secs(10);
@@ -20,13 +25,16 @@ const HOLD: Duration = Duration::from_secs(10);
 pub(crate) struct Destination {
     pub(crate) target: Target,
     pub(crate) context: Arc<Context>,
+    number: DestinationNo,
     state: Mutex<State>,
     news: Notify,
+    /// Another user's parcel came, for which there may be a slot.
+    another_user: Notify,
 }
 
 #[derive(Default)]
 struct State {
-    waiting: VecDeque<Parcel>,
+    waiting: Waiting,
     connecting: usize,
     busy: usize,
     idle: usize,
@@ -49,13 +57,21 @@ enum Place {
 
 impl Destination {
     pub(crate) fn new(target: Target, context: Arc<Context>) -> Arc<Self> {
-        Arc::new(Self { target, context, state: Mutex::default(), news: Notify::new() })
+        let number = DestinationNo(NUMBERS.fetch_add(1, Ordering::Relaxed));
+        Arc::new(Self { target, context, number, state: Mutex::default(), news: Notify::new(), another_user: Notify::new() })
     }
 
     pub(crate) fn push(self: &Arc<Self>, parcel: Parcel) {
         let mut state = self.lock();
-        state.waiting.push_back(parcel);
+        if state.waiting.push_back(parcel) == Known::No {
+            self.another_user.notify_one();
+        }
         self.attend(&mut state);
+    }
+
+    /// Those that waited until their time was over.
+    pub(crate) fn take_late(&self, now: tokio::time::Instant) -> Vec<Parcel> {
+        self.lock().waiting.take_late(now)
     }
 
     /// Nobody is here and nothing waits.
@@ -97,10 +113,27 @@ impl Seat {
         self.change(Place::Busy);
     }
 
-    /// The next parcel; without one the worker is idle from now on.
-    pub(crate) fn take_or_idle(&mut self) -> Option<Parcel> {
+    /// The right to a connection, for the mail of somebody who waits; `None` when nobody does any longer.
+    pub(crate) async fn slot(&self, held: Option<&Parcel>) -> Option<Slot> {
+        loop {
+            let mut users: Vec<User> = held.iter().map(|parcel| parcel.job().user.clone()).collect();
+            users.extend(self.destination.lock().waiting.users());
+            if users.is_empty() {
+                return None;
+            }
+            tokio::select! {
+                slot = self.destination.context.pool.slot(self.destination.number, users) => {
+                    return slot.filter(|_| held.is_some() || self.is_wanted());
+                }
+                () = self.destination.another_user.notified() => {}
+            }
+        }
+    }
+
+    /// The next parcel, of this user if there is one; without one the worker is idle from now on.
+    pub(crate) fn take_or_idle(&mut self, preferred: Option<&User>) -> Option<Parcel> {
         let mut state = self.destination.lock();
-        let parcel = state.waiting.pop_front();
+        let parcel = state.waiting.pop(preferred);
         let place = if parcel.is_some() { Place::Busy } else { Place::Idle };
         state.count(self.place, place);
         self.place = place;
@@ -113,7 +146,7 @@ impl Seat {
     /// A parcel that no idle worker has been woken for.
     pub(crate) fn more(&self) -> Option<Parcel> {
         let mut state = self.destination.lock();
-        if state.waiting.len() > state.idle { state.waiting.pop_front() } else { None }
+        if state.waiting.len() > state.idle { state.waiting.pop(None) } else { None }
     }
 
     /// Comes back when there may be something to do.
@@ -162,7 +195,7 @@ impl Seat {
             destination.attend(&mut state);
             return Vec::new();
         }
-        if state.connecting > 0 { Vec::new() } else { state.waiting.drain(..).collect() }
+        if state.connecting > 0 { Vec::new() } else { state.waiting.drain() }
     }
 
     fn change(&mut self, place: Place) {
@@ -183,7 +216,7 @@ impl Drop for Seat {
             let mut state = destination.lock();
             state.count(self.place, Place::Left);
             self.place = Place::Left;
-            if state.connecting + state.busy + state.idle > 0 { Vec::new() } else { state.waiting.drain(..).collect() }
+            if state.connecting + state.busy + state.idle > 0 { Vec::new() } else { state.waiting.drain() }
         };
         drop(stranded);
         destination.context.forget_if_deserted(&destination);

@@ -5,13 +5,14 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::RootCertStore;
 use rustls::client::ResolvesClientCert;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
 
 use super::client::connection::Timeouts;
 use super::client::dialer::Dialer;
@@ -22,6 +23,7 @@ use super::job::{Account, Job, Origin, Outcomes, PassedOn, RecipientNo};
 use super::ourselves::Ourselves;
 use super::outages::Outages;
 use super::parcel::{Errand, Parcel, Relay};
+use super::pool::Pool;
 use super::reach::Target;
 use super::reserved::PrivateNetworks;
 use super::resolver::Resolver;
@@ -31,6 +33,8 @@ use crate::smtp::status::{Class, EnhancedStatus};
 
 /// Recipients in one transaction, which every server takes (RFC 5321 §4.5.3.1.8).
 const RECIPIENTS: usize = 100;
+/// How often those that wait are looked through for the ones whose time is over.
+const SWEEP: Duration = Duration::from_secs(1);
 /// Jobs in delivery at once; above it the channel fills.
 const JOBS: usize = 10_000;
 
@@ -91,7 +95,7 @@ pub(crate) struct Context {
     pub(crate) hostname: String,
     routes: Routes,
     pub(crate) per_destination: usize,
-    pub(crate) connections: Semaphore,
+    pub(crate) pool: Arc<Pool>,
     pub(crate) idle: Duration,
     pub(crate) resolver: Arc<Resolver>,
     pub(crate) dialer: Dialer,
@@ -150,11 +154,11 @@ impl Context {
             private_networks,
         } = settings;
         let dialer = Dialer { hostname: hostname.clone(), tls: TlsClients::new(roots, client_certificate), secrets, timeouts };
-        Arc::new(Self {
+        let it = Arc::new(Self {
             hostname,
             routes,
             per_destination: per_destination.max(1),
-            connections: Semaphore::new(connections.max(1)),
+            pool: Pool::new(connections),
             idle,
             resolver,
             dialer,
@@ -162,7 +166,21 @@ impl Context {
             ourselves: Ourselves { listeners, private: private_networks },
             outages: Outages::default(),
             destinations: Mutex::default(),
-        })
+        });
+        tokio::spawn(Self::sweep(Arc::downgrade(&it)));
+        it
+    }
+
+    /// Answers for what waited for a connection until its time was over, for as long as the context is used.
+    async fn sweep(context: Weak<Self>) {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            let Some(context) = context.upgrade() else { return };
+            let destinations: Vec<_> = context.destinations.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+            for parcel in destinations.iter().flat_map(|destination| destination.take_late(Instant::now())) {
+                parcel.settle_late(Relay::NONE).await;
+            }
+        }
     }
 
     /// Each recipient to its destination.

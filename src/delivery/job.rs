@@ -4,6 +4,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use crate::handoff::QueueId;
 use crate::smtp::address::ReversePath;
@@ -14,6 +15,8 @@ use crate::smtp::status::EnhancedStatus;
 #[derive(Clone, Debug)]
 pub struct Job {
     pub id: QueueId,
+    /// Whose mail it is, for the user's share of the connections; empty for our own reports.
+    pub user: Arc<str>,
     pub sender: ReversePath,
     pub body: BodyType,
     pub international: International,
@@ -22,6 +25,8 @@ pub struct Job {
     /// Never empty. The number is the queue's name for the recipient within the message.
     pub recipients: Vec<(RecipientNo, Recipient)>,
     pub content: Content,
+    /// When the attempt is over: who is not answered by then is deferred.
+    pub deadline: Instant,
 }
 
 /// A recipient's place in its message, from 0.

@@ -19,6 +19,7 @@ pub(crate) mod maildir;
 pub(crate) mod ourselves;
 pub(crate) mod outages;
 pub(crate) mod parcel;
+pub(crate) mod pool;
 pub(crate) mod reach;
 mod reserved;
 pub mod resolver;
@@ -27,6 +28,7 @@ pub mod route;
 pub(crate) mod samples;
 #[cfg(test)]
 mod tests;
+mod waiting;
 pub(crate) mod worker;
 
 pub use client::connection::Timeouts;

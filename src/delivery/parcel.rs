@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::client::transaction::Fate;
+use super::client::trouble::Trouble;
 use super::job::{Account, Job, Origin, Outcome, Outcomes, PassedOn, RecipientNo};
 use crate::smtp::envelope::Recipient;
 use crate::smtp::status::{Class, EnhancedStatus};
@@ -62,6 +63,15 @@ impl Parcel {
         &self.recipients
     }
 
+    /// When the attempt is over, whatever the server does.
+    pub(crate) fn deadline(&self) -> tokio::time::Instant {
+        self.errand.job.deadline
+    }
+
+    pub(crate) fn is_late(&self, now: tokio::time::Instant) -> bool {
+        self.errand.job.deadline <= now
+    }
+
     /// Takes the recipients from `at` on into a parcel of their own.
     pub(crate) fn split_off(&mut self, at: usize) -> Self {
         let at = at.min(self.recipients.len());
@@ -110,6 +120,17 @@ impl Parcel {
     pub(crate) async fn settle_all(self, account: &Account, relay: Relay<'_>) {
         let fates = self.recipients.iter().map(|_| Fate::Settled(refused(account.clone()))).collect();
         self.settle(fates, relay).await;
+    }
+
+    /// The answer when the deadline has passed.
+    pub(crate) async fn settle_late(self, relay: Relay<'_>) {
+        let account = Trouble::late().account(relay.label);
+        let remote = account.remote.filter(|remote| remote != Relay::NONE.label);
+        let diagnostic = match remote {
+            Some(_) => account.diagnostic,
+            None => "the time for this attempt was over before there was a connection".to_owned(),
+        };
+        self.settle_all(&Account { remote, diagnostic, ..account }, relay).await;
     }
 }
 

@@ -1,6 +1,9 @@
 //! Jobs for tests.
 
+use std::time::Duration;
+
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::job::{Body, Content, Job, RecipientNo};
 use crate::handoff::QueueId;
@@ -23,6 +26,7 @@ pub(crate) fn id(number: u64) -> QueueId {
 pub(crate) fn job(sender: &str, recipients: &[&str]) -> Job {
     Job {
         id: id(1),
+        user: "ann".into(),
         sender: if sender.is_empty() { ReversePath::Null } else { ReversePath::Mailbox(mailbox(sender)) },
         body: BodyType::SevenBit,
         international: International::Ascii,
@@ -30,6 +34,7 @@ pub(crate) fn job(sender: &str, recipients: &[&str]) -> Job {
         envid: None,
         recipients: (0..).map(RecipientNo).zip(recipients.iter().map(|text| recipient(text))).collect(),
         content: content("Subject: x\r\n\r\nhello\r\n.dot\r\n"),
+        deadline: Instant::now() + Duration::from_secs(86_400),
     }
 }
 

@@ -924,6 +924,92 @@ async fn a_host_that_never_takes_mail_is_reported_now_if_there_is_no_other() {
     assert_eq!(brief(&outcomes(to(&[&domain]), 1).await), ["F5.1.10"]);
 }
 
+/// Each domain to a server of its own.
+fn by_domain(servers: &[(&str, &Fake)]) -> Settings {
+    let rule = |(domain, fake): &(&str, &Fake)| Rule {
+        domains: vec![Pattern::parse(domain).unwrap()],
+        route: Arc::new(Route::SmartHosts(vec![host(fake.address, TlsDemand::None)])),
+    };
+    Settings { routes: Routes::new(servers.iter().map(rule).collect()), ..to_one(servers[0].1.address) }
+}
+
+fn of_user(user: &str, number: u64, to: &str) -> Job {
+    Job { user: user.into(), id: samples::id(number), ..samples::job("s@a.example", &[to]) }
+}
+
+#[tokio::test]
+async fn a_user_whose_servers_never_answer_leaves_connections_to_the_others() {
+    let hanging = || Fake::start(Skills::with(&ALL), |_, heard| if heard.starts_with("MAIL") { Does::Hangs } else { Does::Right });
+    let (first, second, third, good) = (hanging().await, hanging().await, hanging().await, Fake::good(&ALL).await);
+    let servers = [("h1.example", &first), ("h2.example", &second), ("h3.example", &third), ("good.example", &good)];
+    let settings = Settings { connections: 4, per_destination: 4, ..by_domain(&servers) };
+    let (jobs, job_receiver) = mpsc::channel(1);
+    let (sender, mut receiver) = mpsc::channel::<Outcomes>(1);
+    let _delivery = Delivery::start(settings, job_receiver, sender);
+
+    for number in 1..=30 {
+        jobs.send(of_user("eve", number, &format!("x@h{}.example", number % 3 + 1))).await.unwrap();
+    }
+    jobs.send(of_user("ann", 99, "x@good.example")).await.unwrap();
+
+    let outcomes = tokio::time::timeout(Duration::from_secs(5), receiver.recv()).await.expect("ann waits behind eve").unwrap();
+    assert_eq!(outcomes.id, samples::id(99));
+    assert!(first.connections() + second.connections() + third.connections() <= 2, "half of four");
+}
+
+#[tokio::test]
+async fn users_who_share_a_server_take_turns() {
+    let fake = Fake::good(&["8BITMIME"]).await;
+    let mut all: Vec<Job> = (1..=300).map(|number| of_user("eve", number, "x@b.example")).collect();
+    for job in &mut all {
+        job.sender = crate::smtp::address::ReversePath::Mailbox(samples::mailbox("eve@a.example"));
+    }
+    all.push(of_user("ann", 999, "x@b.example"));
+    let settings = Settings { per_destination: 1, ..to_one(fake.address) };
+
+    outcomes_of(settings, all).await;
+
+    let place = fake.messages().iter().position(|taken| taken.sender == "s@a.example").unwrap();
+    assert!(place < 290, "ann's message came as number {place} of 301");
+}
+
+#[tokio::test]
+async fn an_attempt_is_over_at_its_deadline_whatever_the_server_does() {
+    for command in ["banner", "MAIL", "RCPT", "DATA"] {
+        let fake = Fake::start(Skills::with(&[]), move |_, heard| if heard.starts_with(command) { Does::Hangs } else { Does::Right }).await;
+        // The second waits for the connection that the first has.
+        let jobs = (1..=2).map(|number| {
+            let deadline = tokio::time::Instant::now() + Duration::from_millis(500);
+            Job { deadline, ..of_user("ann", number, "x@b.example") }
+        });
+        let settings = Settings { timeouts: patience(Duration::from_secs(600)), connections: 1, ..to_one(fake.address) };
+        let (job_sender, job_receiver) = mpsc::channel(16);
+        let (sender, mut receiver) = mpsc::channel::<Outcomes>(16);
+        let _delivery = Delivery::start(settings, job_receiver, sender);
+        for job in jobs {
+            job_sender.send(job).await.unwrap();
+        }
+
+        for _ in 0..2 {
+            let outcomes = tokio::time::timeout(Duration::from_secs(20), receiver.recv()).await.expect("it hangs").unwrap();
+            assert_eq!(brief(&[outcomes.settled[0].1.clone()]), ["T4.4.7"], "{command}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_message_cut_short_in_its_content_may_have_arrived() {
+    let fake = Fake::start(Skills::with(&ALL), |_, heard| if heard == "content" { Does::Hangs } else { Does::Right }).await;
+    let deadline = tokio::time::Instant::now() + Duration::from_millis(500);
+    let job = Job { deadline, ..of_user("ann", 1, "x@b.example") };
+    let settings = Settings { timeouts: patience(Duration::from_secs(50)), ..to_one(fake.address) };
+
+    let found = in_order(outcomes_of(settings, vec![job]).await);
+
+    assert_eq!(brief(&found), ["T4.4.7"]);
+    assert!(account(&found[0]).diagnostic.contains("may have arrived"));
+}
+
 #[tokio::test]
 async fn a_task_that_dies_answers_for_all_it_had() {
     struct Deadly;

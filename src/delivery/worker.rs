@@ -3,7 +3,7 @@
 //! Whatever the connection does, each parcel taken from the destination is settled, given back, or dropped, which answers
 //! for it too.
 
-use std::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::client::connection::{Attempt, Closing, Connection, EndOfData, LIFETIME, Lost};
 use super::client::transaction::{Fate, Stage, Transaction};
@@ -12,6 +12,7 @@ use super::destination::Seat;
 use super::job::{Account, Origin, Outcome};
 use super::maildir;
 use super::parcel::{Parcel, Relay};
+use super::pool::Slot;
 use super::reach::{Reached, Search, Target};
 
 /// Fresh connections that may break under one parcel before it is deferred.
@@ -28,7 +29,7 @@ enum Served {
 pub(crate) async fn work(mut seat: Seat) {
     if let Target::Maildir(path) = seat.destination().target.clone() {
         seat.busy();
-        while let Some(parcel) = seat.take_or_idle() {
+        while let Some(parcel) = seat.take_or_idle(None) {
             maildir::deliver(parcel, &path, &seat.destination().context.hostname).await;
         }
         seat.leave();
@@ -37,9 +38,25 @@ pub(crate) async fn work(mut seat: Seat) {
     let mut held = None;
     loop {
         let context = seat.destination().context.clone();
-        // Closed never: the semaphore lives as long as the context.
-        let _slot = context.connections.acquire().await;
-        match Search::new(&context).run(&seat.destination().target).await {
+        let Some(mut slot) = seat.slot(held.as_ref()).await else { return seat.leave() };
+        let search = Search::new(&context).run(&seat.destination().target);
+        let found = match held.take() {
+            None => search.await,
+            Some(parcel) => match timeout_at(parcel.deadline(), search).await {
+                Ok(found) => {
+                    held = Some(parcel);
+                    found
+                }
+                Err(_) => {
+                    parcel.settle_late(Relay::NONE).await;
+                    if !seat.is_wanted() {
+                        return seat.leave();
+                    }
+                    continue;
+                }
+            },
+        };
+        match found {
             Err(account) => {
                 for parcel in seat.leave_failed(held.take()) {
                     parcel.settle_all(&account, Relay::NONE).await;
@@ -48,7 +65,7 @@ pub(crate) async fn work(mut seat: Seat) {
             }
             Ok(reached) => {
                 seat.busy();
-                match serve(&mut seat, reached, held.take()).await {
+                match serve(&mut seat, &mut slot, reached, held.take()).await {
                     Served::Leave => return seat.leave(),
                     Served::Broken { held: None } if !seat.is_wanted() => return seat.leave(),
                     Served::Broken { held: parcel } => held = parcel,
@@ -59,9 +76,9 @@ pub(crate) async fn work(mut seat: Seat) {
     }
 }
 
-async fn serve(seat: &mut Seat, reached: Reached, held: Option<Parcel>) -> Served {
+async fn serve(seat: &mut Seat, slot: &mut Slot, reached: Reached, held: Option<Parcel>) -> Served {
     let Reached { mut connection, address } = reached;
-    let mut next = match held {
+    let mut next = match held.or_else(|| seat.take_or_idle(Some(slot.user()))) {
         Some(parcel) => Some(connection.begin(parcel).await),
         None => None,
     };
@@ -89,7 +106,10 @@ async fn serve(seat: &mut Seat, reached: Reached, held: Option<Parcel>) -> Serve
             },
         };
         let fresh = connection.is_fresh();
-        let end = connection.carry(&mut attempt, || seat.more(), &mut next).await;
+        slot.carries(&attempt.parcel.job().user);
+        let deadline = attempt.parcel.deadline();
+        let end = timeout_at(deadline, connection.carry(&mut attempt, || seat.more(), &mut next)).await;
+        let end = end.unwrap_or_else(|_| Err(cut_short(&attempt.transaction)));
         let Attempt { parcel, transaction } = attempt;
         let asked = Asked::of(&transaction);
         let mut fates = transaction.into_fates();
@@ -108,7 +128,7 @@ async fn serve(seat: &mut Seat, reached: Reached, held: Option<Parcel>) -> Serve
         let outages = &seat.destination().context.outages;
         match &end {
             Ok(()) if fresh => outages.forget(address),
-            Err(_) if fresh => outages.note_broken(address, Instant::now()),
+            Err(_) if fresh => outages.note_broken(address, std::time::Instant::now()),
             Ok(()) | Err(_) => {}
         }
         match (end, left) {
@@ -122,6 +142,10 @@ async fn serve(seat: &mut Seat, reached: Reached, held: Option<Parcel>) -> Serve
             (Ok(()), None) => {}
             (Err(_), None) => return Served::Broken { held: None },
             (Err(lost), Some(mut parcel)) => {
+                if parcel.is_late(Instant::now()) {
+                    parcel.settle_late(relay).await;
+                    return Served::Broken { held: None };
+                }
                 if asked.broke_off_in_the_list(&lost, parcel.recipients().len()) {
                     // Those that were accepted go by themselves, and the others continue where it stopped.
                     seat.push(parcel.split_off(asked.accepted));
@@ -185,7 +209,7 @@ async fn next_parcel(seat: &mut Seat, connection: &mut Connection) -> Next {
     let idle = tokio::time::sleep(seat.destination().context.idle);
     tokio::pin!(idle);
     loop {
-        if let Some(parcel) = seat.take_or_idle() {
+        if let Some(parcel) = seat.take_or_idle(None) {
             return Next::Parcel(parcel);
         }
         let end = tokio::select! {
@@ -194,7 +218,7 @@ async fn next_parcel(seat: &mut Seat, connection: &mut Connection) -> Next {
             () = &mut idle => Quiet::Long,
         };
         // What came in this very moment counts on this worker.
-        return match (end, seat.take_or_idle()) {
+        return match (end, seat.take_or_idle(None)) {
             (Quiet::Disturbed, parcel) => Next::HungUp(parcel),
             (Quiet::Long, Some(parcel)) => Next::Parcel(parcel),
             (Quiet::Long, None) => Next::Nothing,
@@ -211,6 +235,15 @@ enum Quiet {
 /// Says goodbye beside the work: nobody waits for the server's farewell.
 fn quit(connection: Connection) {
     tokio::spawn(connection.quit());
+}
+
+/// The message's time was over in the middle of its transaction. Whether the end of the content went out is not known then.
+fn cut_short(transaction: &Transaction) -> Lost {
+    let end_of_data = match transaction.stage() {
+        Stage::Content => EndOfData::Sent,
+        Stage::Rset | Stage::Mail | Stage::Rcpt | Stage::Data | Stage::LoneDot | Stage::Done(_) => EndOfData::NotSent,
+    };
+    Lost { trouble: Trouble::late(), end_of_data }
 }
 
 /// Once the end of the data went out only a reply could have said what happened.

@@ -74,6 +74,7 @@ struct Round {
     /// What is not delivered.
     others: Vec<(RecipientNo, Outcome)>,
     place: Place,
+    begun: Instant,
 }
 
 /// What settling needs; shared by its tasks.
@@ -185,16 +186,22 @@ impl<S: QueueStore> Dispatch<S> {
     }
 
     fn begin(&mut self, message: Message, place: Place) {
-        let recipients = message.open_recipients();
+        let mut recipients = message.open_recipients();
+        turn(&mut recipients, &message);
         let out = recipients.iter().map(|(no, _)| *no).collect();
-        let round = Round { message, out, others: Vec::new(), place };
+        let round = Round { message, out, others: Vec::new(), place, begun: Instant::now() };
         if recipients.is_empty() {
             // All were done when the last process ended; only the end was missing.
             return self.end(round);
         }
         let message = &round.message;
+        let limit = self.schedule.attempt_limit(&message.timing, Moment::now(), message.content.size());
         self.waiting.push_back(Job {
             id: message.id,
+            user: match &message.author {
+                Author::User { user, .. } => user.as_str().into(),
+                Author::Report { .. } => "".into(),
+            },
             sender: message.envelope.sender.clone(),
             body: message.envelope.body,
             international: message.envelope.international,
@@ -202,6 +209,7 @@ impl<S: QueueStore> Dispatch<S> {
             envid: message.envelope.envid.clone(),
             recipients,
             content: message.content.clone(),
+            deadline: round.begun + limit,
         });
         self.rounds.insert(round.message.id, round);
     }
@@ -221,14 +229,18 @@ impl<S: QueueStore> Dispatch<S> {
         }
     }
 
-    fn end(&mut self, round: Round) {
+    fn end(&mut self, mut round: Round) {
         let dice = (round.message.id.number() ^ u64::from(std::process::id()).rotate_left(7)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48;
         let now = Moment::now();
-        let settled = settle(&round.message, &round.others, &self.schedule, now, dice as u16);
+        // The clocks of the next attempt and of giving up ran while this one did.
+        let took = round.begun.elapsed();
+        round.message.timing = round.message.timing.after_attempt(took);
+        let mut settled = settle(&round.message, &round.others, &self.schedule, now, dice as u16);
         for (no, account) in &settled.silent {
             tracing::warn!(event = "dropped", id = %round.message.id, rcpt = %name(&round.message, *no), status = %account.status, reason = "nobody wants to hear of this failure");
         }
-        if let After::Retry { timing, .. } = &settled.then {
+        if let After::Retry { timing, .. } = &mut settled.then {
+            *timing = self.schedule.sooner(*timing, took);
             self.look_by(Instant::now() + timing.due.since(now).min(LONGEST_LOOK));
         }
         self.settling.spawn(Arc::clone(&self.settler).settle(round.message, settled, now, round.place));
@@ -316,6 +328,15 @@ impl Round {
             }
         }
         delivered
+    }
+}
+
+/// Each attempt begins with another recipient, so that one at which a server ends the connection does not keep the same others from
+/// their turn each time.
+fn turn(recipients: &mut [(RecipientNo, Recipient)], message: &Message) {
+    if message.timing.attempts > 0 && !recipients.is_empty() {
+        let mixed = (message.id.number() ^ u64::from(message.timing.attempts)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        recipients.rotate_left(mixed as usize % recipients.len());
     }
 }
 

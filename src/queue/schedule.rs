@@ -6,6 +6,9 @@
 //! Invariant: no jump of the wall clock gives a message up or leaves it waiting for ever. What counts as waited is
 //! each pause as it really was but never more than it was meant to be; the wall clock alone gives nothing up before
 //! half of the time was waited in this way, and what lies further ahead than `horizon` is due now.
+//!
+//! The clocks run during an attempt too: what it took counts as waited and is taken off the next pause, and an attempt that
+//! hangs is over when the next one would be due, or when the message is given up.
 
 use std::time::Duration;
 
@@ -26,6 +29,18 @@ impl Default for Schedule {
     fn default() -> Self {
         let hour = Duration::from_secs(3600);
         Self { first_retry: Duration::from_secs(300), longest_retry: 4 * hour, give_up: 5 * 24 * hour, warn_after: 4 * hour }
+    }
+}
+
+/// Every attempt may take as long, also the last one, and one whose next would be due sooner.
+const LEAST_ATTEMPT: Duration = Duration::from_secs(3600);
+/// Octets in a second at which a message still goes through in time.
+const SLOWEST: u64 = 32 * 1024;
+
+impl Timing {
+    /// With an attempt that took so long at the end of the pause, for `Schedule::next`.
+    pub fn after_attempt(self, took: Duration) -> Self {
+        Self { due: self.due.max(self.last).plus(took), ..self }
     }
 }
 
@@ -55,6 +70,21 @@ impl Schedule {
     pub fn waited(&self, timing: &Timing, now: Moment) -> Duration {
         let meant = timing.due.since(timing.last).min(self.horizon());
         timing.waited.saturating_add(now.since(timing.last).min(meant))
+    }
+
+    /// How long the attempt may last that begins `now`, for a message of `size` octets.
+    pub fn attempt_limit(&self, timing: &Timing, now: Moment, size: u64) -> Duration {
+        let left = self.give_up.saturating_sub(self.waited(timing, now));
+        let pause = self.pause(timing.attempts.saturating_add(1), u16::MAX / 2);
+        let most = pause.max(LEAST_ATTEMPT);
+        left.clamp(LEAST_ATTEMPT.min(self.give_up).min(most), most) + Duration::from_secs(size / SLOWEST)
+    }
+
+    /// The next attempt after one that took so long: its pause began with that, but is not shorter than the first.
+    pub fn sooner(&self, timing: Timing, took: Duration) -> Timing {
+        let pause = timing.due.since(timing.last);
+        let left = pause.saturating_sub(took).max(self.first_retry.min(pause));
+        Timing { due: timing.last.plus(left), ..timing }
     }
 
     fn is_over(&self, timing: &Timing, waited: Duration, now: Moment) -> bool {
@@ -179,6 +209,47 @@ mod tests {
 
         let days = now.since(back).as_secs_f64() / 86_400.0;
         assert!((2.4..2.7).contains(&days), "{days}");
+    }
+
+    #[test]
+    fn the_time_of_an_attempt_counts_as_waited_and_is_taken_off_the_next_pause() {
+        let schedule = Schedule::default();
+        let (hour, five_minutes) = (Duration::from_secs(3600), Duration::from_secs(300));
+        let timing = Timing { attempts: 5, ..Timing::fresh(START) };
+        let now = START.plus(hour);
+
+        let Next::Retry(next) = schedule.next(&timing.after_attempt(hour), now, MIDDLE) else { panic!("an hour is not five days") };
+        assert_eq!(next.waited, hour);
+        let pause = next.due.since(now);
+        assert!(pause > 2 * hour, "{pause:?}");
+        assert_eq!(schedule.sooner(next, hour).due.since(now), pause - hour);
+        assert!(schedule.sooner(next, 10 * hour).due.since(now) == five_minutes, "but not at once");
+
+        let given_up = schedule.next(&Timing::fresh(START).after_attempt(5 * 24 * hour), START.plus(5 * 24 * hour), MIDDLE);
+        assert!(matches!(given_up, Next::Retry(_)), "what is longer than any pause is not believed of the wall clock");
+        assert_eq!(schedule.next(&Timing { waited: 5 * 24 * hour - hour, ..timing }.after_attempt(hour), now, MIDDLE), Next::GiveUp);
+    }
+
+    #[test]
+    fn an_attempt_that_hangs_is_over_when_the_next_is_due_or_the_message_is_given_up() {
+        let hour = Duration::from_secs(3600);
+        let usual = Schedule::default();
+        let limit = |schedule: &Schedule, attempts, waited, size| {
+            schedule.attempt_limit(&Timing { attempts, waited, ..Timing::fresh(START) }, START, size)
+        };
+        assert_eq!(limit(&usual, 0, Duration::ZERO, 0), hour);
+        assert!(limit(&usual, 9, Duration::ZERO, 0) > 3 * hour);
+        assert_eq!(limit(&usual, 9, 5 * 24 * hour, 0), hour, "the last one has its time too");
+        assert!(limit(&usual, 0, Duration::ZERO, 2 << 30) > 18 * hour, "a large message takes longer");
+
+        let brief = Schedule {
+            first_retry: Duration::from_secs(1),
+            longest_retry: Duration::from_secs(2),
+            give_up: Duration::from_secs(10),
+            ..usual
+        };
+        assert_eq!(limit(&brief, 0, Duration::ZERO, 0), Duration::from_secs(10));
+        assert_eq!(limit(&brief, 3, Duration::from_secs(9), 0), Duration::from_secs(10));
     }
 
     proptest! {

@@ -77,6 +77,11 @@ impl Trouble {
         Self::local(4, 2, words, Kind::Lost)
     }
 
+    /// The message's time is over (X.4.7).
+    pub(crate) fn late() -> Self {
+        Self::local(4, 7, "the time for this attempt was over before the server had answered".to_owned(), Kind::Slow)
+    }
+
     pub(crate) fn content(error: &io::Error) -> Self {
         Self::local(3, 0, format!("the message cannot be read from the spool: {error}"), Kind::Quick)
     }
