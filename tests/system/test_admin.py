@@ -110,6 +110,7 @@ class Queue(OwnRelay):
             self.assertIn(name, text)
             self.assertIn("demo@relay.test", text)
             self.assertIn("someone@far.test", text)
+        self.assertNotIn("control_ended", relay.log())
         self.assertIn(name, json.dumps(relay.queue_json("list")))
         self.assertIn("someone@far.test", json.dumps(relay.queue_json("show", name)))
 

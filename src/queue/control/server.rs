@@ -82,8 +82,13 @@ pub async fn serve<S: QueueStore>(listener: UnixListener, store: Arc<S>, peers: 
                 let (store, look) = (Arc::clone(&store), Arc::clone(&look));
                 conversations.spawn(async move {
                     let _room = room;
-                    if let Err(error) = attend(stream, &*store, &look).await {
-                        tracing::info!(event = "control_ended", reason = %error);
+                    match attend(stream, &*store, &look).await {
+                        Ok(()) => {}
+                        // Who has seen enough, as `head` has, may go.
+                        Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                            tracing::debug!(event = "control_ended", reason = %error);
+                        }
+                        Err(error) => tracing::info!(event = "control_ended", reason = %error),
                     }
                 });
             }
@@ -104,6 +109,9 @@ async fn attend<S: QueueStore>(stream: UnixStream, store: &S, look: &Notify) -> 
     let mut line = Vec::new();
     let mut reader = BufReader::new(reader).take(REQUEST_LIMIT as u64);
     tokio::time::timeout(PATIENCE, reader.read_until(b'\n', &mut line)).await??;
+    if line.is_empty() {
+        return Ok(()); // only a look whether somebody answers
+    }
     let mut out = Answer { writer: BufWriter::with_capacity(64 * 1024, writer) };
     match serde_json::from_slice(&line) {
         Ok(request) => match answer(&request, store, look, &mut out).await {
