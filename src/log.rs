@@ -18,6 +18,7 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::Log;
+use crate::visible::is_letter;
 
 /// How long a reader of the log that has stopped is waited for, in milliseconds.
 const PATIENCE: u8 = 100;
@@ -223,7 +224,7 @@ fn put_value(line: &mut String, text: &str) {
                 '\\' => line.push_str("\\\\"),
                 ' '..='~' => line.push(c),
                 // Letters of all scripts can be read; marks, blanks and directions of other scripts can deceive.
-                _ if c.is_alphanumeric() => line.push(c),
+                _ if is_letter(c) => line.push(c),
                 _ => {
                     let mut octets = [0; 4];
                     for octet in c.encode_utf8(&mut octets).bytes() {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use pamrelay_authwire::rewrite;
 
+use super::out::say;
 use super::{Failure, RunningRelay, Status, as_root, password};
 use crate::guests::{self, GuestError, Guests};
 
@@ -59,13 +60,13 @@ pub(super) fn main(ask: Ask) -> Result<Status, Failure> {
             reachable(&guest.name)?;
             let mut guests = open(&guest.file.file)?;
             guests.add(&guest.name, &password::ask_for_new(&prompt(&guest.name))?).map_err(failed)?;
-            println!("{} may send now, if auth.guest_service has a PAM service that reads {}.", guest.name, guest.file.file.display());
+            say!("{} may send now, if auth.guest_service has a PAM service that reads {}.", guest.name, guest.file.file.display());
         }
         Ask::Password { guest } => {
             let mut guests = open(&guest.file.file)?;
             guests.change(&guest.name, &password::ask_for_new(&prompt(&guest.name))?).map_err(failed)?;
         }
-        Ask::List { file } => open(&file.file)?.names().for_each(|name| println!("{}", name.escape_debug())),
+        Ask::List { file } => open(&file.file)?.names().for_each(|name| say!("{}", name.escape_debug())),
         Ask::Remove { guest } => open(&guest.file.file)?.remove(&guest.name).map_err(failed)?,
     }
     Ok(Status::Ok)

@@ -13,14 +13,15 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 mod auth;
 pub mod check;
 mod guest;
+mod out;
 mod password;
 mod queue;
 mod reload;
 mod roles;
-mod visible;
 
 use crate::config::{ACTIVE, Config, Mistakes, PATH};
 use crate::run::{self, activate::Accepted, child};
+use crate::visible::visible;
 
 /// Exit statuses, as sysexits(3) has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,9 +34,13 @@ pub enum Status {
     /// Text that is no answer.
     Software = 70,
     System = 71,
+    /// The answer could not be written.
+    Output = 74,
     Later = 75,
     NotPermitted = 77,
     Config = 78,
+    /// Whoever read the answer has gone: what a shell shows for a program that SIGPIPE ended.
+    Unread = 141,
 }
 
 impl From<Status> for ExitCode {
@@ -165,19 +170,28 @@ pub fn command() -> clap::Command {
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
+        Err(error) if error.use_stderr() => {
             let _ = error.print();
-            return if error.use_stderr() { Status::Usage.into() } else { Status::Ok.into() };
+            return Status::Usage.into();
+        }
+        Err(help) => {
+            out::printed(help.print());
+            return end(out::finish(Status::Ok));
         }
     };
     // Whatever it is, a password or a key may pass through it.
     let obeyed = crate::sandbox::opaque().map_err(|error| Failure::new(Status::System, error)).and_then(|()| obey(cli.command));
-    match obeyed {
+    end(obeyed.and_then(out::finish))
+}
+
+/// The status of the program; a failure is said first. What a file or a peer chose may be among its words.
+fn end(outcome: Result<Status, Failure>) -> ExitCode {
+    match outcome {
         Ok(status) => status.into(),
         Err(failure) => {
             let mut err = io::stderr().lock();
             for line in failure.words.lines() {
-                let _ = writeln!(err, "pamrelay: {line}");
+                let _ = writeln!(err, "pamrelay: {}", visible(line));
             }
             failure.status.into()
         }

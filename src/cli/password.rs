@@ -1,12 +1,13 @@
 //! A password from whoever sits there: from the terminal without showing it, else one line of standard input.
 
-use std::io::{self, BufRead, IsTerminal};
+use std::io::{self, BufRead, IsTerminal, Write as _};
 
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use pamrelay_authwire::MAX_PASSWORD;
 use zeroize::Zeroizing;
 
 use super::{Failure, Status};
+use crate::visible::visible;
 
 /// Asks with these words.
 pub(super) fn ask(prompt: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
@@ -25,7 +26,7 @@ pub(super) fn ask_for_new(prompt: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
 fn read(prompt: &str) -> io::Result<Zeroizing<Vec<u8>>> {
     let input = io::stdin();
     let _quiet = if input.is_terminal() {
-        eprint!("{prompt}");
+        let _ = write!(io::stderr(), "{}", visible(prompt));
         Some(Quiet::begin()?)
     } else {
         None
@@ -69,6 +70,6 @@ impl Quiet {
 impl Drop for Quiet {
     fn drop(&mut self) {
         let _ = tcsetattr(io::stdin(), SetArg::TCSAFLUSH, &self.0);
-        eprintln!();
+        let _ = writeln!(io::stderr());
     }
 }

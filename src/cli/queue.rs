@@ -3,7 +3,7 @@
 //! The queue alone opens the spool; everything here goes over its control socket. What strangers chose (addresses, replies) reaches a terminal
 //! only as letters.
 
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread;
@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
-use serde::Serialize;
 
-use super::visible::visible;
+use super::out::{self, say};
 use super::{Failure, RunningRelay, Status};
 use crate::config::{Bytes, duration_text};
 use crate::queue::control::{Client, ClientError, Entry, Filter, RecipientEntry, RecipientState, Shown, State, Target};
 use crate::run;
+use crate::visible::visible;
 
 /// How long a queue may take to open its store.
 const STARTING: Duration = Duration::from_secs(5);
@@ -121,9 +121,9 @@ pub(super) fn main(ask: Ask) -> Result<Status, Failure> {
         Ask::Show { id, how } => {
             let shown = client(&how)?.show(&id)?;
             if how.json {
-                print_json(&shown)
+                out::json(&shown)
             } else {
-                print(&page(&shown, Timestamp::now()))
+                out::text(page(&shown, Timestamp::now()))
             }
             Ok(Status::Ok)
         }
@@ -166,33 +166,25 @@ impl Which {
 
 fn list(client: &Client, filter: Filter, how: &How) -> Result<Status, Failure> {
     let now = Timestamp::now();
-    let mut out = io::BufWriter::new(io::stdout().lock());
     let (mut count, mut octets) = (0_u64, 0_u64);
-    let listed = client.list(filter, |entry| {
-        // Whoever reads may have seen enough and gone, as `head` does.
-        let _ = if how.json {
-            let text = serde_json::to_string(&entry).unwrap_or_default();
-            write!(out, "{}{text}", if count == 0 { "[" } else { ",\n " })
+    // Half a list with an end would be a whole one: after an error none is written.
+    client.list_while(filter, |entry| {
+        if how.json {
+            out::json_element(if count == 0 { "[" } else { ",\n " }, &entry);
         } else {
-            let title = if count == 0 { TITLE } else { "" };
-            write!(out, "{title}{}", row(&entry, now))
-        };
+            out::text(format_args!("{}{}", if count == 0 { TITLE } else { "" }, row(&entry, now)));
+        }
         count += 1;
         octets = octets.saturating_add(entry.size);
-    });
-    // Half a list with an end would be a whole one.
-    if let Err(error) = listed {
-        let _ = out.flush();
-        return Err(error.into());
+        out::go_on()
+    })?;
+    match (how.json, count) {
+        (true, 0) => say!("[]"),
+        (true, _) => say!("]"),
+        (false, 0) => say!("No messages."),
+        (false, 1) => say!("-- 1 message, {}", rounded(octets)),
+        (false, _) => say!("-- {count} messages, {}", rounded(octets)),
     }
-    let _ = match (how.json, count) {
-        (true, 0) => writeln!(out, "[]"),
-        (true, _) => writeln!(out, "]"),
-        (false, 0) => writeln!(out, "No messages."),
-        (false, 1) => writeln!(out, "-- 1 message, {}", rounded(octets)),
-        (false, _) => writeln!(out, "-- {count} messages, {}", rounded(octets)),
-    };
-    let _ = out.flush();
     Ok(Status::Ok)
 }
 
@@ -267,9 +259,9 @@ fn alter(change: Change, done: &str, ask: Asked) -> Result<Status, Failure> {
     };
     let changed = ask(&client(&how)?, target)?;
     if how.json {
-        print_json(&changed);
+        out::json(&changed);
     } else {
-        print(&changed.iter().map(|id| format!("{}: {done}\n", visible(id))).collect::<String>());
+        changed.iter().for_each(|id| say!("{}: {done}", visible(id)));
     }
     let missing: Vec<String> =
         ids.iter().filter(|id| !changed.iter().any(|done| done.eq_ignore_ascii_case(id))).map(|id| visible(id)).collect();
@@ -317,14 +309,6 @@ fn apart(seconds: Result<i64, jiff::Error>) -> String {
         _ => 3_600,
     };
     duration_text(Duration::from_secs(seconds / step * step))
-}
-
-fn print(text: &str) {
-    let _ = io::stdout().lock().write_all(text.as_bytes());
-}
-
-fn print_json(value: &impl Serialize) {
-    print(&format!("{}\n", serde_json::to_string_pretty(value).unwrap_or_default()));
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use super::out::say;
 use super::{Failure, Status, accepted, as_root};
 use crate::config::Config;
 use crate::run::activate::{Accepted, Accounts, ActivateError};
@@ -16,7 +17,7 @@ pub(super) fn main(path: &Path) -> Result<Status, Failure> {
     if let Some(pid) = run::running(&new.config.runtime_dir) {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGHUP)
             .map_err(|error| Failure::new(Status::Unavailable, format!("cannot tell the relay (pid {pid}): {error}")))?;
-        println!("The configuration is in order; the relay (pid {pid}) was told to use it.");
+        say!("The configuration is in order; the relay (pid {pid}) was told to use it.");
         return Ok(Status::Ok);
     }
     if !Path::new("/run/systemd/system").exists() {
@@ -60,7 +61,7 @@ fn tell(old: &Config, new: &Config, systemctl: impl Fn(&[&str]) -> Result<(), St
             Follow::Restart => (restart(&unit), "restarts"),
         };
         match told {
-            Ok(()) => println!("{role}: {what}"),
+            Ok(()) => say!("{role}: {what}"),
             Err(fault) => faults.push(fault),
         }
     }

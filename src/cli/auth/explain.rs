@@ -8,11 +8,12 @@ use nix::unistd::{Group, User, getgrouplist};
 use pamrelay_authwire::{Attempt, Held, HeldSubject, Logins, Order, OutcomeKind, Phase, Question, Statement, network, spelling};
 use serde_json::json;
 
-use super::super::visible::visible;
+use super::super::out::{self, say};
 use super::super::{Failure, Status};
 use super::{advice, nonsense, order};
 use crate::config::Config;
 use crate::smtp::SessionId;
+use crate::visible::visible;
 
 pub(super) fn main(session: Option<&str>, user: Option<String>, json: bool, config: &Config) -> Result<Status, Failure> {
     let logins = match (session, user) {
@@ -30,15 +31,15 @@ pub(super) fn main(session: Option<&str>, user: Option<String>, json: bool, conf
         attempts.truncate(1);
     }
     if json {
-        println!("{}", serde_json::Value::from(attempts.iter().map(in_json).collect::<Vec<_>>()));
+        out::json(&attempts.iter().map(in_json).collect::<Vec<_>>());
     } else if attempts.is_empty() {
-        println!(
+        say!(
             "The helper remembers no such login (it has the latest 512 since its start). Older ones are in its log: journalctl -u pamrelay-auth | grep event=login"
         );
     } else {
         let Statement::Throttled(held) = order(&Order::Throttled, config)? else { return Err(nonsense()) };
         let pages: Vec<String> = attempts.iter().map(|attempt| page(attempt, &name_service(attempt), &held, config)).collect();
-        println!("{}", pages.join("\n"));
+        say!("{}", pages.join("\n"));
     }
     Ok(if attempts.is_empty() { Status::No } else { Status::Ok })
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use pamrelay_authwire::{Order, Statement, Status as Fares};
 use serde_json::json;
 
+use super::super::out;
 use super::super::{Failure, Status};
 use super::{nonsense, order};
 use crate::config::{Config, duration_text};
@@ -12,9 +13,9 @@ use crate::config::{Config, duration_text};
 pub(super) fn main(json: bool, config: &Config) -> Result<Status, Failure> {
     let Statement::Status(fares) = order(&Order::Status, config)? else { return Err(nonsense()) };
     if json {
-        println!("{}", in_json(&fares));
+        out::json(&in_json(&fares));
     } else {
-        print!("{}", page(&fares));
+        out::text(page(&fares));
     }
     Ok(Status::Ok)
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use nix::unistd::User;
 use pamrelay_authwire::{OutcomeKind, rewrite};
 
+use super::super::out::say;
 use super::super::{Failure, Status, as_root, password};
 use super::{advice, runtime};
 use crate::auth::{Answer, Helper, Password, Trouble, Visit};
@@ -24,9 +25,9 @@ pub(super) fn main(user: &str, rhost: IpAddr, service: Option<&str>, config: &Co
     let visit = Visit { session: session.0, peer: rhost, listener };
     let answer = runtime()?.block_on(helper.ask(visit, user.as_bytes(), password));
     let service = service.unwrap_or_else(|| service_of(user, config));
-    println!("{}", explain(&answer, service, config));
+    say!("{}", explain(&answer, service, config));
     if !matches!(answer, Answer::Accept(_) | Answer::Unavailable(Trouble::NoAnswer(_))) {
-        println!("More about this very login: pamrelay auth explain {session}");
+        say!("More about this very login: pamrelay auth explain {session}");
     }
     Ok(status(&answer))
 }

@@ -5,20 +5,21 @@ use std::net::IpAddr;
 use pamrelay_authwire::{Held, HeldSubject, Order, Question, Statement, Subject, network};
 use serde_json::json;
 
-use super::super::visible::visible;
+use super::super::out::{self, say};
 use super::super::{Failure, Status};
 use super::{nonsense, order};
 use crate::config::Config;
+use crate::visible::visible;
 
 pub(super) fn list(json: bool, config: &Config) -> Result<Status, Failure> {
     let Statement::Throttled(held) = order(&Order::Throttled, config)? else { return Err(nonsense()) };
     if json {
-        println!("{}", serde_json::Value::from(held.iter().map(in_json).collect::<Vec<_>>()));
+        out::json(&held.iter().map(in_json).collect::<Vec<_>>());
     } else if held.is_empty() {
-        println!("Nobody is held back.");
+        say!("Nobody is held back.");
     } else {
-        println!("{:<8} {:<40} {:>8}  {:>12}", "WHAT", "WHO", "FAILURES", "FREE IN");
-        held.iter().for_each(|held| println!("{}", row(held)));
+        say!("{:<8} {:<40} {:>8}  {:>12}", "WHAT", "WHO", "FAILURES", "FREE IN");
+        held.iter().for_each(|held| say!("{}", row(held)));
     }
     Ok(Status::Ok)
 }
@@ -30,7 +31,7 @@ pub(super) fn release(subject: Option<&str>, config: &Config) -> Result<Status, 
         Err(_) => Subject::Account(text.to_owned()),
     });
     let Statement::Released(found) = order(&Order::Release(subject), config)? else { return Err(nonsense()) };
-    println!("{}", if found { "Released." } else { "There was nothing to forget." });
+    say!("{}", if found { "Released." } else { "There was nothing to forget." });
     Ok(if found { Status::Ok } else { Status::No })
 }
 

@@ -11,6 +11,7 @@ mod network;
 mod places;
 
 use super::Status;
+use super::out::say;
 use crate::config::Config;
 
 /// One thing that was found.
@@ -80,24 +81,24 @@ pub(super) fn main(path: &Path) -> Status {
     let config = match Config::load(path) {
         Ok(config) => config,
         Err(mistakes) => {
-            println!("{mistakes}");
+            say!("{mistakes}");
             let count = mistakes.iter().count();
-            println!("{} in the configuration; what it names was not looked at.", counted(count, "mistake"));
+            say!("{} in the configuration; what it names was not looked at.", counted(count, "mistake"));
             return Status::No;
         }
     };
     if !nix::unistd::geteuid().is_root() {
-        println!("You are not root: some of this cannot be seen by you.");
+        say!("You are not root: some of this cannot be seen by you.");
     }
     let mut findings = system(&config);
     findings.extend(network::look(&config));
     for finding in &findings {
-        println!("{finding}");
+        say!("{finding}");
     }
     let faults = findings.iter().filter(|finding| finding.is_fault()).count();
     let warnings = findings.len() - faults;
     let so = if faults == 0 { "pamrelay can start" } else { "pamrelay would not start" };
-    println!("{so}: {}, {}.", counted(faults, "fault"), counted(warnings, "warning"));
+    say!("{so}: {}, {}.", counted(faults, "fault"), counted(warnings, "warning"));
     if faults == 0 { Status::Ok } else { Status::No }
 }
 

@@ -49,7 +49,7 @@ mod worker;
 mod workshop;
 
 use std::fmt::Display;
-use std::io;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -72,9 +72,10 @@ use crate::tickets::Mint;
 use crate::waiting::Waiting;
 use crate::workshop::Workshop;
 
-/// sysexits.h: usage, something that was needed is not there, no permission, configuration.
+/// sysexits.h: usage, something that was needed is not there, output that was lost, no permission, configuration.
 const EX_USAGE: u8 = 64;
 const EX_UNAVAILABLE: u8 = 69;
+const EX_IOERR: u8 = 74;
 const EX_NOPERM: u8 = 77;
 const EX_CONFIG: u8 = 78;
 
@@ -112,21 +113,25 @@ fn main() -> ExitCode {
             let ran = loading.zip(Rules::from_args(args)).map(|(loading, rules)| template::run(loading, rules));
             ExitCode::from(if matches!(ran, Some(Ok(()))) { 0 } else { EX_UNAVAILABLE })
         }
-        Some("--version") => {
-            println!("pamrelay-auth {}", env!("CARGO_PKG_VERSION"));
-            ExitCode::SUCCESS
-        }
-        Some("--help") => {
-            println!(
-                "usage: pamrelay-auth\nAnswers pamrelay's questions about passwords. Settings, from the environment [default]:\n\n{}",
-                settings::help()
-            );
-            ExitCode::SUCCESS
-        }
+        Some("--version") => print(&format!("pamrelay-auth {}\n", env!("CARGO_PKG_VERSION"))),
+        Some("--help") => print(&format!(
+            "usage: pamrelay-auth\nAnswers pamrelay's questions about passwords. Settings, from the environment [default]:\n\n{}\n",
+            settings::help()
+        )),
         Some(_) => {
-            eprintln!("usage: pamrelay-auth [--help | --version]");
+            let _ = writeln!(io::stderr(), "usage: pamrelay-auth [--help | --version]");
             ExitCode::from(EX_USAGE)
         }
+    }
+}
+
+/// Output that is lost is no success; for a reader that has gone the status is the one that a shell shows for SIGPIPE.
+fn print(text: &str) -> ExitCode {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::from(141),
+        Err(_) => ExitCode::from(EX_IOERR),
     }
 }
 

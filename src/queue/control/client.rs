@@ -1,6 +1,7 @@
 //! The administrator's end of the control socket, for commands: blocking, one request for each call.
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -33,11 +34,16 @@ impl Client {
 
     /// Calls `each` with every message that matches, as they come; gives their number.
     pub fn list(&self, filter: Filter, mut each: impl FnMut(Entry)) -> Result<u64, ClientError> {
+        self.list_while(filter, |entry| {
+            each(entry);
+            ControlFlow::Continue(())
+        })
+    }
+
+    /// The same, until `each` has enough; what was not asked for any more is not counted.
+    pub fn list_while(&self, filter: Filter, mut each: impl FnMut(Entry) -> ControlFlow<()>) -> Result<u64, ClientError> {
         self.ask(&Request::List { filter }, |note| match note {
-            Note::Entry(entry) => {
-                each(entry);
-                Ok(())
-            }
+            Note::Entry(entry) => Ok(each(entry)),
             Note::Shown(_) | Note::Changed(_) | Note::Done { .. } | Note::Error(_) => Err(ClientError::Nonsense),
         })
     }
@@ -47,7 +53,7 @@ impl Client {
         self.ask(&Request::Show { id: id.to_owned() }, |note| match note {
             Note::Shown(it) => {
                 shown = Some(*it);
-                Ok(())
+                Ok(ControlFlow::Continue(()))
             }
             Note::Entry(_) | Note::Changed(_) | Note::Done { .. } | Note::Error(_) => Err(ClientError::Nonsense),
         })?;
@@ -79,7 +85,7 @@ impl Client {
         self.ask(request, |note| match note {
             Note::Changed(ids) => {
                 changed.extend(ids);
-                Ok(())
+                Ok(ControlFlow::Continue(()))
             }
             Note::Entry(_) | Note::Shown(_) | Note::Done { .. } | Note::Error(_) => Err(ClientError::Nonsense),
         })?;
@@ -87,17 +93,20 @@ impl Client {
     }
 
     /// Sends one request and gives its notes to `each` until the queue is done.
-    fn ask(&self, request: &Request, mut each: impl FnMut(Note) -> Result<(), ClientError>) -> Result<u64, ClientError> {
+    fn ask(&self, request: &Request, mut each: impl FnMut(Note) -> Result<ControlFlow<()>, ClientError>) -> Result<u64, ClientError> {
         let unreachable = |source| ClientError::Unreachable { path: self.path.clone(), source };
         let mut stream = UnixStream::connect(&self.path).map_err(unreachable)?;
         let mut line = serde_json::to_vec(request).map_err(|_| ClientError::Nonsense)?;
         line.push(b'\n');
         stream.write_all(&line).map_err(ClientError::Cut)?;
-        for line in BufReader::with_capacity(64 * 1024, stream).lines() {
+        for (count, line) in (0..).zip(BufReader::with_capacity(64 * 1024, stream).lines()) {
             match serde_json::from_str(&line.map_err(ClientError::Cut)?) {
                 Ok(Note::Done { count }) => return Ok(count),
                 Ok(Note::Error(words)) => return Err(ClientError::Refused(words)),
-                Ok(note) => each(note)?,
+                Ok(note) => match each(note)? {
+                    ControlFlow::Continue(()) => {}
+                    ControlFlow::Break(()) => return Ok(count + 1),
+                },
                 Err(_) => return Err(ClientError::Nonsense),
             }
         }
