@@ -1,12 +1,16 @@
 //! What the queue asks of delivery, and what it hears back.
 
+use std::borrow::Cow;
 use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::handoff::QueueId;
+use crate::message::start::{LOOK, Start};
 use crate::smtp::address::ReversePath;
 use crate::smtp::envelope::{BodyType, EnvelopeId, International, Recipient, Ret};
 use crate::smtp::status::EnhancedStatus;
@@ -33,7 +37,8 @@ pub struct Job {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RecipientNo(pub u32);
 
-/// The bytes to send: our trace field, then what the client sent, without dot-stuffing, lines ended by CRLF.
+/// The bytes to send: our trace field, then what the client sent, without dot-stuffing, lines ended by CRLF. What stands
+/// between the two, and what of the client's text is left out, is said by `start`.
 #[derive(Clone, Debug)]
 pub struct Content {
     pub trace: Bytes,
@@ -49,13 +54,53 @@ pub enum Body {
 }
 
 impl Content {
-    /// Octets in all, as SIZE counts them (RFC 1870 §3).
+    /// Octets that are stored.
     pub fn size(&self) -> u64 {
-        let body = match &self.body {
-            Body::Memory(bytes) => bytes.len() as u64,
-            Body::File { size, .. } => *size,
-        };
-        self.trace.len() as u64 + body
+        self.trace.len() as u64 + self.body.size()
+    }
+
+    /// Octets that are delivered, as SIZE counts them (RFC 1870 §3).
+    pub fn size_from(&self, start: Start) -> u64 {
+        (self.size() + start.separator.octets().len() as u64).saturating_sub(start.skip as u64)
+    }
+
+    /// How the body follows the trace field. Reads the beginning of a body that is in a file.
+    pub fn start(&self) -> io::Result<Start> {
+        self.body.beginning(LOOK, 0).map(|text| Start::of(&text))
+    }
+
+    /// The first `limit` octets of what is delivered, or all of it.
+    pub fn beginning(&self, limit: usize) -> io::Result<Vec<u8>> {
+        let start = self.start()?;
+        let mut text = [&self.trace, start.separator.octets()].concat();
+        let body = self.body.beginning(limit.saturating_sub(text.len()), start.skip as u64)?;
+        text.extend_from_slice(&body);
+        text.truncate(limit);
+        Ok(text)
+    }
+}
+
+impl Body {
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::Memory(bytes) => bytes.len() as u64,
+            Self::File { size, .. } => *size,
+        }
+    }
+
+    /// Up to `limit` octets from `from` on.
+    fn beginning(&self, limit: usize, from: u64) -> io::Result<Cow<'_, [u8]>> {
+        match self {
+            Self::Memory(bytes) => {
+                let rest = usize::try_from(from).ok().and_then(|from| bytes.get(from..)).unwrap_or_default();
+                Ok(Cow::Borrowed(rest.get(..limit).unwrap_or(rest)))
+            }
+            Self::File { file, size } => {
+                let mut octets = vec![0; usize::try_from(size.saturating_sub(from)).unwrap_or(limit).min(limit)];
+                file.read_exact_at(&mut octets, from)?;
+                Ok(Cow::Owned(octets))
+            }
+        }
     }
 }
 

@@ -13,8 +13,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::client::transaction::Fate;
 use super::job::{Account, Body, Content, Job, Origin, Outcome, PassedOn};
 use super::parcel::{Parcel, Relay};
-use crate::smtp::envelope::Recipient;
+use crate::smtp::envelope::{International, Recipient};
 use crate::smtp::status::{Class, EnhancedStatus};
+use crate::smtp::xtext;
 
 /// Octets read from a body file at once.
 const PIECE: usize = 128 * 1024;
@@ -111,18 +112,22 @@ fn envelope(job: &Job, recipient: &Recipient) -> String {
     if let Some(original) = recipient.original.as_ref().filter(|original| original.address != to) {
         // The parser let only printable text through; a line end here would be a field of the sender's making.
         let address: String = original.address.chars().filter(|c| !c.is_control()).collect();
+        // The header is US-ASCII unless the sender made it international.
+        let address = if job.international == International::Ascii { xtext::utf8_in_ascii(&address) } else { address };
         fields.push_str(&format!("X-Original-To: {address}\n"));
     }
     fields
 }
 
 fn copy<W: Write>(content: &Content, lines: &mut Unix<W>) -> io::Result<()> {
+    let start = content.start()?;
     lines.write(&content.trace)?;
+    lines.write(start.separator.octets())?;
     match &content.body {
-        Body::Memory(bytes) => lines.write(bytes),
+        Body::Memory(bytes) => lines.write(bytes.get(start.skip..).unwrap_or_default()),
         Body::File { file, size } => {
             let mut buffer = vec![0; PIECE];
-            let mut at = 0;
+            let mut at = start.skip as u64;
             while at < *size {
                 let wanted = usize::try_from(*size - at).unwrap_or(PIECE).min(PIECE);
                 let piece = buffer.get_mut(..wanted).unwrap_or_default();
@@ -218,6 +223,43 @@ mod tests {
                       Received: x\nSubject: x\n\nhello\n.dot\n";
         assert_eq!(delivered(&maildir), [wanted]);
         assert_eq!(fs::read_dir(maildir.join("tmp")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_text_without_a_header_neither_goes_on_in_our_fields_nor_breaks_them() {
+        let directory = tempfile::tempdir().unwrap();
+        for (number, (text, wanted)) in [
+            (" folded\r\nSubject: x\r\n", "\n folded\nSubject: x\n"),
+            ("From a@b.example Fri Nov 20\r\n>From x\r\nSubject: x\r\n\r\nbody\r\n", "Subject: x\n\nbody\n"),
+            ("From a@b.example Fri Nov 20\r\nno header\r\n", "\nno header\n"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            for in_file in [false, true] {
+                let maildir = directory.path().join(format!("{number}{in_file}"));
+                let mut job = samples::job("s@a.example", &["x@b.example"]);
+                job.content = samples::content(text);
+                if in_file {
+                    job.content.body = samples::in_file(text.as_bytes());
+                }
+
+                outcome(&job, &job.recipients[0].1, &maildir, "h");
+
+                assert_eq!(delivered(&maildir), [format!("Return-Path: <s@a.example>\nDelivered-To: x@b.example\nReceived: x\n{wanted}")]);
+            }
+        }
+    }
+
+    #[test]
+    fn an_original_recipient_beyond_ascii_does_not_make_an_ascii_header_international() {
+        let mut job = samples::job("s@a.example", &["x@b.example"]);
+        let mut recipient = job.recipients[0].1.clone();
+        recipient.original = Some(OriginalRecipient { kind: "rfc822".into(), address: "jürgen@b.example".into() });
+
+        assert!(envelope(&job, &recipient).ends_with("X-Original-To: j\\x{FC}rgen@b.example\n"));
+        job.international = International::Utf8;
+        assert!(envelope(&job, &recipient).ends_with("X-Original-To: jürgen@b.example\n"));
     }
 
     #[test]

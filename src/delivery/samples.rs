@@ -41,3 +41,10 @@ pub(crate) fn job(sender: &str, recipients: &[&str]) -> Job {
 pub(crate) fn content(body: &str) -> Content {
     Content { trace: Bytes::from_static(b"Received: x\r\n"), body: Body::Memory(Bytes::copy_from_slice(body.as_bytes())) }
 }
+
+/// The same octets in a file, as a large body is.
+pub(crate) fn in_file(octets: &[u8]) -> Body {
+    let file = tempfile::tempfile().unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, octets, 0).unwrap();
+    Body::File { file: std::sync::Arc::new(file), size: octets.len() as u64 }
+}

@@ -148,7 +148,7 @@ async fn delivers_byte_for_byte_with_and_without_pipelining() {
 #[tokio::test]
 async fn sends_large_bodies_from_memory_and_from_a_file() {
     let fake = Fake::good(&["PIPELINING"]).await;
-    let body = b".line of a message\r\n".repeat(50_000);
+    let body = [b"Subject: x\r\n\r\n".to_vec(), b".line of a message\r\n".repeat(50_000)].concat();
     let path = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(path.path(), &body).unwrap();
     let bodies = [
@@ -166,6 +166,26 @@ async fn sends_large_bodies_from_memory_and_from_a_file() {
     let wanted = [b"Received: x\r\n", &body[..]].concat();
     assert!(fake.messages().iter().all(|taken| taken.content == wanted));
     assert_eq!(fake.messages().len(), 2);
+}
+
+#[tokio::test]
+async fn a_text_without_a_header_does_not_become_part_of_our_field() {
+    let fake = Fake::good(&ALL).await;
+    let mut jobs = Vec::new();
+    for (number, text) in (1..).zip([" folded\r\nSubject: x\r\n", "From a@b.example Fri\r\nSubject: y\r\n\r\nbody\r\n"]) {
+        let mut job = samples::job("s@a.example", &["x@b.example"]);
+        job.id = samples::id(number);
+        job.content.body = samples::in_file(text.as_bytes());
+        jobs.push(job);
+    }
+
+    outcomes_of(to_one(fake.address), jobs).await;
+
+    let mut contents: Vec<_> = fake.messages().into_iter().map(|taken| String::from_utf8(taken.content).unwrap()).collect();
+    contents.sort();
+    assert_eq!(contents, ["Received: x\r\n\r\n folded\r\nSubject: x\r\n", "Received: x\r\nSubject: y\r\n\r\nbody\r\n"]);
+    let size = fake.commands(0).into_iter().find_map(|line| line.split("SIZE=").nth(1).map(str::to_owned));
+    assert!(contents.iter().any(|content| size == Some(content.len().to_string())), "{size:?}");
 }
 
 #[tokio::test]

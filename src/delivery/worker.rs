@@ -110,7 +110,7 @@ async fn serve(seat: &mut Seat, slot: &mut Slot, reached: Reached, held: Option<
         let deadline = attempt.parcel.deadline();
         let end = timeout_at(deadline, connection.carry(&mut attempt, || seat.more(), &mut next)).await;
         let end = end.unwrap_or_else(|_| Err(cut_short(&attempt.transaction)));
-        let Attempt { parcel, transaction } = attempt;
+        let Attempt { parcel, transaction, .. } = attempt;
         let asked = Asked::of(&transaction);
         let mut fates = transaction.into_fates();
         if let Err(lost) = &end {

@@ -2,8 +2,6 @@
 //!
 //! The queue decides who is told what; here it is only put into the words of a report.
 
-use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,7 +9,6 @@ use jiff::Zoned;
 use jiff::tz::TimeZone;
 
 use super::{FULL_LIMIT, Kind, Original, Told, report};
-use crate::delivery::job::{Body, Content};
 use crate::queue::message::Message;
 use crate::queue::moment::Moment;
 use crate::queue::report::{Report, Reporter};
@@ -23,12 +20,14 @@ pub fn reporter(host: String, zone: TimeZone) -> Reporter {
 }
 
 fn write(message: &Message, told: &[settle::Told], now: Moment, host: &str, zone: &TimeZone) -> Option<Report> {
-    let text = match beginning(&message.content) {
-        Ok(text) => text,
+    let limit = usize::try_from(FULL_LIMIT).unwrap_or(usize::MAX);
+    let content = &message.content;
+    let (text, size) = match content.beginning(limit).and_then(|text| Ok((text, content.size_from(content.start()?)))) {
+        Ok(original) => original,
         Err(error) => {
             // Better a report without the original than none.
             tracing::error!(event = "original_unreadable", id = %message.id, error = %error);
-            Vec::new()
+            (Vec::new(), content.size())
         }
     };
     let date = |moment: Moment| Zoned::new(moment.timestamp(), zone.clone());
@@ -55,26 +54,9 @@ fn write(message: &Message, told: &[settle::Told], now: Moment, host: &str, zone
         ret: message.envelope.ret,
         international: message.envelope.international,
         arrived: &arrived,
-        size: message.content.size(),
+        size,
         text: &text,
     };
     let report = report(&original, &told, &now, host)?;
     Some(Report { envelope: report.envelope, bytes: Bytes::from(report.content) })
-}
-
-/// As much of the message as a report can use.
-fn beginning(content: &Content) -> io::Result<Vec<u8>> {
-    let limit = usize::try_from(FULL_LIMIT).unwrap_or(usize::MAX);
-    let mut text = content.trace.to_vec();
-    let room = limit.saturating_sub(text.len());
-    match &content.body {
-        Body::Memory(bytes) => text.extend_from_slice(bytes.get(..room.min(bytes.len())).unwrap_or_default()),
-        Body::File { file, size } => {
-            let mut body = vec![0; room.min(usize::try_from(*size).unwrap_or(usize::MAX))];
-            file.read_exact_at(&mut body, 0)?;
-            text.append(&mut body);
-        }
-    }
-    text.truncate(limit);
-    Ok(text)
 }

@@ -1,4 +1,6 @@
 //! What pamrelay writes into or reads from a message itself; everything else passes through untouched.
 
 pub mod hops;
+pub mod message_id;
+pub mod start;
 pub mod trace;

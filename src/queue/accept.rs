@@ -25,6 +25,7 @@ use super::tickets::{TicketBook, TicketError};
 use crate::handoff::bounds::{self, Beyond};
 use crate::handoff::shares::{Share, Shares};
 use crate::handoff::{Answer, Opening, Proof, Refused};
+use crate::message::message_id::MessageId;
 
 /// Octets of body beyond which nothing is taken.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +80,7 @@ pub(super) struct Intake<'a, S: QueueStore> {
     door: &'a Door<S>,
     opening: Opening,
     size: u64,
+    message_id: MessageId,
     state: State<S>,
     _room: Option<Room>,
 }
@@ -121,7 +123,7 @@ impl<S: QueueStore> Door<S> {
             Ok((author, room)) => (State::Small { author, body: Vec::new() }, Some(room)),
             Err(refused) => (State::Declined(refused), None),
         };
-        Intake { door: self, opening, size: 0, state, _room: room }
+        Intake { door: self, opening, size: 0, message_id: MessageId::default(), state, _room: room }
     }
 
     fn admit(&self, opening: &Opening) -> Result<(Author, Room), Refused> {
@@ -177,6 +179,7 @@ impl<S: QueueStore> Intake<'_, S> {
     /// Takes in some of the body.
     pub(super) async fn chunk(&mut self, bytes: Bytes) {
         self.size = self.size.saturating_add(bytes.len() as u64);
+        self.message_id.read(&bytes);
         if self.size > self.door.limit.0 {
             self.state = State::Declined(Refused::TooLarge);
         }
@@ -245,7 +248,8 @@ impl<S: QueueStore> Intake<'_, S> {
                 };
                 tracing::info!(
                     event = "accepted", id = %message.id, session = %session, user, peer = %peer.ip(),
-                    from = %message.envelope.sender, rcpts = message.envelope.recipients().len(), size = self.size
+                    from = %message.envelope.sender, rcpts = message.envelope.recipients().len(), size = self.size,
+                    message_id = self.message_id.found()
                 );
                 let id = message.id;
                 self.door.pass_on(message, place);

@@ -28,6 +28,22 @@ pub fn decode(text: &[u8]) -> Option<Vec<u8>> {
     Some(octets)
 }
 
+/// An address beyond ASCII in the ASCII form of the type `utf-8` (RFC 6533 §3, utf-8-addr-xtext); one in ASCII as it is.
+pub fn utf8_in_ascii(address: &str) -> String {
+    if address.is_ascii() {
+        return address.to_owned();
+    }
+    let mut text = String::with_capacity(address.len() + 16);
+    for c in address.chars() {
+        if matches!(c, '!'..='~') && !matches!(c, '+' | '=' | '\\') {
+            text.push(c);
+        } else {
+            text.push_str(&format!("\\x{{{:02X}}}", u32::from(c)));
+        }
+    }
+    text
+}
+
 fn hex(digit: u8) -> Option<u8> {
     match digit {
         b'0'..=b'9' => Some(digit - b'0'),

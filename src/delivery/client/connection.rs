@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use tokio::net::TcpStream;
 
-use super::content::{Pieces, needs};
+use super::content::{Outgoing, Pieces, prepare};
 use super::dialer::within;
 use super::features::Features;
 use super::reply::{Progress, Replies, Reply};
@@ -84,6 +84,7 @@ pub(crate) enum Closing {
 /// A parcel on this connection.
 pub(crate) struct Attempt {
     pub(crate) parcel: Parcel,
+    outgoing: Outgoing,
     pub(crate) transaction: Transaction,
 }
 
@@ -182,12 +183,12 @@ impl Connection {
 
     /// Puts a parcel's first flight into the buffer; it goes out with the next write.
     pub(crate) async fn begin(&mut self, parcel: Parcel) -> Result<Attempt, (Parcel, Trouble)> {
-        let needs = match needs(parcel.job(), self.features).await {
-            Ok(needs) => needs,
+        let (outgoing, needs) = match prepare(parcel.job(), self.features).await {
+            Ok(prepared) => prepared,
             Err(error) => return Err((parcel, Trouble::content(&error))),
         };
         let transaction = Transaction::begin(parcel.job(), parcel.recipients(), self.features, needs, self.state, &mut self.out);
-        Ok(Attempt { parcel, transaction })
+        Ok(Attempt { parcel, outgoing, transaction })
     }
 
     /// Carries an attempt that was begun to its end. With the content, another parcel's first flight may go out: `more` gives
@@ -206,7 +207,7 @@ impl Connection {
                 Step::Read => {}
                 Step::Send => self.flush(self.timeouts.command).await.map_err(|trouble| Lost { trouble, end_of_data })?,
                 Step::Content => {
-                    if let Err(trouble) = self.content(&attempt.parcel).await {
+                    if let Err(trouble) = self.content(attempt).await {
                         // A server that has had enough says why before it hangs up.
                         let limit = self.timeouts.quit;
                         let said = trouble.kind == Kind::Lost && self.read_reply(limit, "a reply").await.is_ok();
@@ -301,9 +302,9 @@ impl Connection {
     }
 
     /// Stuffs the content into the buffer and sends it; the last part, with the end, stays in the buffer.
-    async fn content(&mut self, parcel: &Parcel) -> Result<(), Trouble> {
+    async fn content(&mut self, attempt: &Attempt) -> Result<(), Trouble> {
         self.stuffing.restart();
-        let mut pieces = Pieces::of(&parcel.job().content);
+        let mut pieces = Pieces::of(&attempt.parcel.job().content, attempt.outgoing);
         while let Some(piece) = pieces.next().await.map_err(|error| Trouble::content(&error))? {
             if self.out.len() + piece.len() > WRITE {
                 self.flush(self.timeouts.block).await?;

@@ -8,44 +8,78 @@ use std::sync::Arc;
 use super::features::Features;
 use super::transaction::Needs;
 use crate::delivery::job::{Body, Content, Job};
+use crate::message::start::Start;
 use crate::smtp::envelope::{BodyType, International};
 
 /// Octets given at once.
 const PIECE: usize = 64 * 1024;
 
+/// How one server gets a content.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Outgoing {
+    start: Start,
+}
+
 /// The content in pieces, one after the other.
 pub(crate) struct Pieces<'a> {
     content: &'a Content,
-    /// Octets of the body given so far; `None` before the trace field was.
-    at: Option<u64>,
+    start: Start,
+    at: At,
     buffer: Vec<u8>,
 }
 
+/// What comes next.
+#[derive(Clone, Copy, Debug)]
+enum At {
+    Trace,
+    Separator,
+    /// This octet of the body.
+    Body(u64),
+}
+
 impl<'a> Pieces<'a> {
-    pub(crate) fn of(content: &'a Content) -> Self {
-        Self { content, at: None, buffer: Vec::new() }
+    pub(crate) fn of(content: &'a Content, outgoing: Outgoing) -> Self {
+        Self { content, start: outgoing.start, at: At::Trace, buffer: Vec::new() }
     }
 
     /// The next piece; `None` at the end. A file that ends too early is an error, never a shorter message.
     pub(crate) async fn next(&mut self) -> io::Result<Option<&[u8]>> {
-        let Some(at) = self.at else {
-            self.at = Some(0);
-            return Ok(Some(&self.content.trace));
+        let at = match self.at {
+            At::Trace => {
+                self.at = At::Separator;
+                return Ok(Some(&self.content.trace));
+            }
+            At::Separator => {
+                self.at = At::Body(self.start.skip as u64);
+                return Ok(Some(self.start.separator.octets()));
+            }
+            At::Body(at) => at,
         };
         match &self.content.body {
             Body::Memory(bytes) => {
                 let rest = usize::try_from(at).ok().and_then(|at| bytes.get(at..)).unwrap_or_default();
                 let piece = rest.get(..PIECE).unwrap_or(rest);
-                self.at = Some(at + piece.len() as u64);
+                self.at = At::Body(at + piece.len() as u64);
                 Ok((!piece.is_empty()).then_some(piece))
             }
             Body::File { size, .. } if at >= *size => Ok(None),
             Body::File { file, size } => {
                 let wanted = usize::try_from(*size - at).unwrap_or(PIECE).min(PIECE);
                 self.buffer = read_at(file.clone(), at, wanted, std::mem::take(&mut self.buffer)).await?;
-                self.at = Some(at + self.buffer.len() as u64);
+                self.at = At::Body(at + self.buffer.len() as u64);
                 Ok(Some(&self.buffer))
             }
+        }
+    }
+}
+
+/// Where the body begins, found without blocking the runtime.
+async fn start(content: &Content) -> io::Result<Start> {
+    match &content.body {
+        Body::Memory(_) => content.start(),
+        Body::File { .. } => {
+            let content = content.clone();
+            tokio::task::spawn_blocking(move || content.start()).await.map_err(io::Error::other)?
         }
     }
 }
@@ -58,25 +92,27 @@ async fn read_at(file: Arc<File>, at: u64, wanted: usize, mut buffer: Vec<u8>) -
     tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
 }
 
-/// What the content needs that the server does not offer. Looks into the content only if something is missing.
-pub(crate) async fn needs(job: &Job, features: Features) -> io::Result<Needs> {
-    let mut needs = Needs::default();
-    let ask_eight_bit = job.body == BodyType::EightBitMime && !features.eight_bit;
+/// How the content goes to a server, and what it then needs that the server does not offer. That is judged on the client's
+/// text; our own field is US-ASCII. Looks through the content only if something is missing, or if nobody said what it is.
+pub(crate) async fn prepare(job: &Job, features: Features) -> io::Result<(Outgoing, Needs)> {
+    let outgoing = Outgoing { start: start(&job.content).await? };
+    let mut needs = Needs { size: Some(job.content.size_from(outgoing.start)), ..Needs::default() };
+    let ask_eight_bit = !features.eight_bit || job.body == BodyType::SevenBit;
     let ask_utf8 = job.international == International::Utf8 && !features.utf8;
     if !ask_eight_bit && !ask_utf8 {
-        return Ok(needs);
+        return Ok((outgoing, needs));
     }
-    let mut pieces = Pieces::of(&job.content);
+    let mut pieces = Pieces::of(&job.content, outgoing);
     let mut header = HeaderEnd::default();
     while let Some(piece) = pieces.next().await? {
         let in_header = piece.get(..header.look(piece)).unwrap_or(piece);
         needs.utf8 |= !in_header.is_ascii();
         needs.eight_bit |= !piece.is_ascii();
-        if needs.eight_bit && (header.found || needs.utf8) {
+        if needs.eight_bit && (header.found || needs.utf8 || !ask_utf8) {
             break;
         }
     }
-    Ok(needs)
+    Ok((outgoing, needs))
 }
 
 /// Looks for the empty line that ends the header section, across pieces.
@@ -117,7 +153,8 @@ mod tests {
     use crate::delivery::samples;
 
     async fn whole(content: &Content) -> io::Result<Vec<u8>> {
-        let mut pieces = Pieces::of(content);
+        let outgoing = Outgoing { start: start(content).await? };
+        let mut pieces = Pieces::of(content, outgoing);
         let mut all = Vec::new();
         while let Some(piece) = pieces.next().await? {
             all.extend_from_slice(piece);
@@ -133,7 +170,7 @@ mod tests {
 
     #[tokio::test]
     async fn gives_the_trace_and_then_the_body_from_memory_or_file() {
-        let text = b"0123456789abcdef\r\n".repeat(20_000);
+        let text = b"X: 0123456789abcdef\r\n".repeat(20_000);
         let wanted = [b"T: x\r\n", &text[..]].concat();
         let memory = Content { trace: Bytes::from_static(b"T: x\r\n"), body: Body::Memory(Bytes::from(text.clone())) };
 
@@ -143,7 +180,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_cut_short_is_an_error() {
-        assert!(whole(&in_file(b"abc\r\n", 6)).await.is_err());
+        assert!(whole(&in_file(b"a:c\r\n", 6)).await.is_err());
     }
 
     #[tokio::test]
@@ -152,14 +189,41 @@ mod tests {
             ("Subject: x\r\n\r\nplain\r\n", false, false),
             ("Subject: x\r\n\r\nüber\r\n", true, false),
             ("Subject: ü\r\n\r\nplain\r\n", true, true),
-            ("no header end ü", true, true),
+            ("X: no header end ü", true, true),
+            ("no header ü", true, false),
         ] {
             let mut job = samples::job("a@b.example", &["c@d.example"]);
             job.body = BodyType::EightBitMime;
             job.international = International::Utf8;
             job.content.body = Body::Memory(Bytes::from_static(text.as_bytes()));
 
-            assert_eq!(needs(&job, Features::default()).await.unwrap(), Needs { eight_bit, utf8 }, "{text}");
+            let (_, needs) = prepare(&job, Features::default()).await.unwrap();
+            assert_eq!((needs.eight_bit, needs.utf8), (eight_bit, utf8), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_text_without_a_header_is_kept_apart_from_our_field_and_its_size_is_that_of_what_is_sent() {
+        for (text, sent) in [
+            (" folded\r\n\r\nbody\r\n", "T: x\r\n\r\n folded\r\n\r\nbody\r\n"),
+            ("From a Fri\r\n>From b\r\nX: y\r\n\r\nbody\r\n", "T: x\r\nX: y\r\n\r\nbody\r\n"),
+            ("From a Fri\r\n", "T: x\r\n"),
+            ("", "T: x\r\n"),
+        ] {
+            let mut job = samples::job("a@b.example", &["c@d.example"]);
+            for content in [
+                Content { trace: Bytes::from_static(b"T: x\r\n"), body: Body::Memory(Bytes::from_static(text.as_bytes())) },
+                in_file(text.as_bytes(), text.len() as u64),
+            ] {
+                job.content = content;
+
+                let (_, needs) = prepare(&job, Features::default()).await.unwrap();
+
+                assert_eq!(String::from_utf8(whole(&job.content).await.unwrap()).unwrap(), sent);
+                assert_eq!(needs.size, Some(sent.len() as u64));
+                assert_eq!(job.content.beginning(1000).unwrap(), sent.as_bytes());
+                assert_eq!(job.content.beginning(9).unwrap(), &sent.as_bytes()[..sent.len().min(9)]);
+            }
         }
     }
 

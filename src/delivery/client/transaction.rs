@@ -24,6 +24,7 @@ pub(crate) struct Transaction {
     stage: Stage,
     pipelined: bool,
     features: Features,
+    needs: Needs,
     mail: Mail,
     /// In the order of the recipients.
     fates: Vec<Fate>,
@@ -84,13 +85,15 @@ pub(crate) enum Step {
     Done,
 }
 
-/// What the content needs of a server, as far as the server does not offer it anyway.
+/// What the content, as it will be sent, needs of a server. What the server offers anyway may not have been looked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Needs {
     /// Octets above 127 anywhere.
     pub(crate) eight_bit: bool,
     /// Octets above 127 in the header section.
     pub(crate) utf8: bool,
+    /// Octets that will be sent, if other than those that are stored.
+    pub(crate) size: Option<u64>,
 }
 
 impl Transaction {
@@ -108,6 +111,7 @@ impl Transaction {
             stage: Stage::Mail,
             pipelined: features.pipelining,
             features: Features { utf8, ..features },
+            needs,
             mail: Mail::Open,
             fates: vec![Fate::Open; recipients.len()],
             asking: 0,
@@ -117,11 +121,11 @@ impl Transaction {
             it.settle_open(|| unfit(6, 7, "the message needs SMTPUTF8, which the next server does not offer"));
             return it.done(state);
         };
-        if job.body == BodyType::EightBitMime && !features.eight_bit && needs.eight_bit {
+        if !features.eight_bit && needs.eight_bit {
             it.settle_open(|| unfit(6, 3, "the message has 8-bit text, which the next server does not take"));
             return it.done(state);
         }
-        let size = job.content.size();
+        let size = it.size(job);
         if matches!(features.size, Size::AtMost(limit) if size > limit) {
             it.settle_open(|| unfit(3, 4, "the message is larger than the next server takes"));
             return it.done(state);
@@ -159,7 +163,7 @@ impl Transaction {
                     return Step::Read;
                 }
                 match self.sender(job) {
-                    Some(sender) => self.write_mail(job, &sender, job.content.size(), out),
+                    Some(sender) => self.write_mail(job, &sender, self.size(job), out),
                     None => return self.finish(State::Clean),
                 }
                 Step::Send
@@ -291,12 +295,17 @@ impl Transaction {
         }
     }
 
+    fn size(&self, job: &Job) -> u64 {
+        self.needs.size.unwrap_or_else(|| job.content.size())
+    }
+
     fn write_mail(&self, job: &Job, sender: &str, size: u64, out: &mut Vec<u8>) {
         let _ = write!(out, "MAIL FROM:<{sender}>");
         if self.features.size != Size::NotOffered {
             let _ = write!(out, " SIZE={size}");
         }
-        if self.features.eight_bit && job.body == BodyType::EightBitMime {
+        // Said also of what the client did not declare (RFC 6152 §3).
+        if self.features.eight_bit && (job.body == BodyType::EightBitMime || self.needs.eight_bit) {
             out.extend_from_slice(b" BODY=8BITMIME");
         }
         if self.features.utf8 {
@@ -345,18 +354,10 @@ fn written(mailbox: &Mailbox, utf8: bool) -> Option<String> {
 
 /// The address of ORCPT in ASCII: xtext, or for the type `utf-8` its own form for ASCII paths (RFC 6533 §3).
 fn orcpt(original: &OriginalRecipient) -> String {
-    if !original.kind.eq_ignore_ascii_case("utf-8") {
-        return xtext::encode(original.address.as_bytes());
+    if original.kind.eq_ignore_ascii_case("utf-8") && !original.address.is_ascii() {
+        return xtext::utf8_in_ascii(&original.address);
     }
-    let mut text = String::with_capacity(original.address.len());
-    for c in original.address.chars() {
-        if matches!(c, '!'..='~') && !matches!(c, '+' | '=' | '\\') {
-            text.push(c);
-        } else {
-            text.push_str(&format!("\\x{{{:02X}}}", u32::from(c)));
-        }
-    }
-    text
+    xtext::encode(original.address.as_bytes())
 }
 
 /// What a reply that is not positive means: 5yz is for good, all else for now.
@@ -585,7 +586,7 @@ mod tests {
         assert_eq!(play.said(), "RCPT TO:<y@b.example>\r\n");
         assert_eq!(play.fates(), "Fao");
 
-        let play = Play::begin(job.clone(), PLAIN, Needs { utf8: true, eight_bit: true });
+        let play = Play::begin(job.clone(), PLAIN, Needs { utf8: true, eight_bit: true, size: None });
         assert_eq!(play.transaction.stage(), Stage::Done(State::Clean));
         assert_eq!(play.fates(), "FFF");
 
@@ -599,7 +600,7 @@ mod tests {
         job.body = BodyType::EightBitMime;
         for (features, needs, status) in [
             (Features { size: Size::AtMost(3), ..ALL }, Needs::default(), "5.3.4"),
-            (PLAIN, Needs { eight_bit: true, utf8: false }, "5.6.3"),
+            (PLAIN, Needs { eight_bit: true, ..Needs::default() }, "5.6.3"),
         ] {
             let mut play = Play::begin(job.clone(), features, needs);
 

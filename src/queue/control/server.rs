@@ -12,7 +12,6 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::protocol::{Entry, Filter, Note, REQUEST_LIMIT, Request, Shown, Target};
-use crate::delivery::job::Body;
 use crate::handoff::QueueId;
 use crate::queue::message::Message;
 use crate::queue::moment::Moment;
@@ -250,16 +249,7 @@ fn named(id: &str) -> Result<QueueId, Trouble> {
 
 /// Our trace field and the message's own header, up to its empty line.
 fn headers(message: &Message) -> String {
-    let start = match &message.content.body {
-        Body::Memory(bytes) => bytes.get(..HEADERS).unwrap_or(bytes).to_vec(),
-        Body::File { file, .. } => {
-            let mut start = vec![0; HEADERS];
-            let count = std::os::unix::fs::FileExt::read_at(&**file, &mut start, 0).unwrap_or(0);
-            start.truncate(count);
-            start
-        }
-    };
+    let start = message.content.beginning(HEADERS).unwrap_or_else(|_| message.content.trace.to_vec());
     let end = memchr::memmem::find(&start, b"\r\n\r\n").map_or(start.len(), |at| at + 2);
-    let own = start.get(..end).unwrap_or(&start);
-    String::from_utf8_lossy(&[&message.content.trace, own].concat()).into_owned()
+    String::from_utf8_lossy(start.get(..end).unwrap_or(&start)).into_owned()
 }
