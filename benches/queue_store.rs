@@ -237,6 +237,7 @@ fn settings(place: &Path) -> (QueueSettings, Vec<u8>) {
     let mac = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &KEY), &ticket.signed_part().expect("the name is short"));
     ticket.mac.copy_from_slice(mac.as_ref());
     let settings = QueueSettings {
+        notifier: pamrelay::sandbox::Notifier::from_env(),
         spool: place.join("spool"),
         handoff: place.join("handoff"),
         control: place.join("queue/control"),

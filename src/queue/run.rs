@@ -28,6 +28,7 @@ use super::server::{Peers, serve};
 use super::sqlite::{OpenError, SqliteStore};
 use super::tickets::TicketBook;
 use crate::delivery::job::{Job, Outcomes};
+use crate::sandbox::Notifier;
 
 /// All that the role needs to know.
 #[derive(Clone)]
@@ -49,6 +50,8 @@ pub struct QueueSettings {
     /// For date fields. Loaded before the cage is closed, because looking it up opens files.
     pub zone: TimeZone,
     pub reporter: Reporter,
+    /// Connected before the cage, in which there is no connecting to the service manager.
+    pub notifier: Notifier,
 }
 
 /// Why the role ended, or did not begin.
@@ -107,15 +110,13 @@ pub async fn run_until(
     let server = tokio::spawn(serve(listener, Arc::new(door), Peers(settings.peers), stop.clone()));
     let mut dispatching = tokio::spawn(dispatch.run(jobs, stop));
     tracing::info!(event = "started", role = "queue", spool = %settings.spool.display());
-    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-        tracing::warn!(event = "notify", error = %error);
-    }
+    settings.notifier.ready();
 
     let ended = tokio::select! {
         ended = &mut dispatching => Some(ended),
         () = end => None,
     };
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]); // nobody is left to tell if it fails
+    settings.notifier.stopping();
     let _ = stopper.send(true);
     let _ = tokio::join!(server, control); // a panic in them was told of by the runtime
     let ended = match ended {

@@ -65,6 +65,7 @@ impl Role {
 
     async fn resume(&mut self) {
         let settings = QueueSettings {
+            notifier: crate::sandbox::Notifier::from_env(),
             spool: self.path("spool"),
             handoff: self.path("handoff"),
             control: self.path("queue/control"),

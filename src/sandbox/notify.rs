@@ -9,11 +9,12 @@ use std::{
         unix::ffi::OsStrExt,
         unix::net::{SocketAddr, UnixDatagram},
     },
+    sync::Arc,
 };
 
 /// A connection to the service manager, or none where there is no service manager.
-#[derive(Debug)]
-pub struct Notifier(Option<UnixDatagram>);
+#[derive(Clone, Debug)]
+pub struct Notifier(Option<Arc<UnixDatagram>>);
 
 impl Notifier {
     /// Connects to `$NOTIFY_SOCKET`.
@@ -30,7 +31,7 @@ impl Notifier {
             Ok(socket)
         });
         match connected {
-            Ok(socket) => Self(Some(socket)),
+            Ok(socket) => Self(Some(Arc::new(socket))),
             Err(error) => {
                 tracing::warn!(event = "notify_unreachable", error = %error);
                 Self(None)

@@ -44,6 +44,7 @@ impl Wall {
         fs::create_dir(at("spool")).unwrap();
         fs::set_permissions(at("spool"), fs::Permissions::from_mode(0o700)).unwrap();
         let settings = QueueSettings {
+            notifier: pamrelay::sandbox::Notifier::from_env(),
             spool: at("spool"),
             handoff: at("run/jail/queue"),
             control: at("run/queue/control"),

@@ -136,6 +136,7 @@ fn keys(directory: &Path, socket: &Path) {
 fn queue(directory: &Path) -> mpsc::Receiver<Job> {
     let uid = rustix::process::getuid().as_raw();
     let settings = QueueSettings {
+        notifier: pamrelay::sandbox::Notifier::from_env(),
         spool: directory.join("spool"),
         handoff: directory.join("queue"),
         control: directory.join("control/socket"),

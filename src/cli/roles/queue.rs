@@ -28,7 +28,7 @@ use crate::queue::QueueSettings;
 use crate::queue::dispatch::ActiveLimits;
 use crate::queue::schedule::Schedule;
 use crate::run::{FRONT_USER, QUEUE_USER};
-use crate::sandbox::{self, QueueCage};
+use crate::sandbox::{self, Notifier, QueueCage};
 
 /// Connections at once to all servers together.
 const CONNECTIONS: usize = 512;
@@ -89,6 +89,7 @@ fn queue_settings(config: &Config, zone: TimeZone) -> Result<QueueSettings, Fail
         active: ActiveLimits::default(),
         reporter: reporter(config.hostname.to_string(), zone.clone()),
         zone,
+        notifier: Notifier::from_env(),
     })
 }
 
