@@ -190,7 +190,7 @@ fn check_says_what_is_wrong_and_how_to_mend_it() {
     let mode = |path: PathBuf, mode: u32| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     let breakages: [(&dyn Fn(&Site), &str, &str); 7] = [
         (&|site| mode(site.path("certs/server.key"), 0o640), "server.key", "chmod 0600"),
-        (&|site| mode(site.path("certs"), 0o755), "certs", "chmod 0700"),
+        (&|site| mode(site.path("certs"), 0o755), "certs", "chmod 00700"),
         (&|site| fs::remove_file(site.path("pam.d/smtp")).unwrap(), "lets everybody in", "/etc/pam.d/smtp"),
         (&|site| mode(site.path("pam.d/smtp"), 0o666), "others than root may change /etc/pam.d/smtp", "chmod 0644 /etc/pam.d/smtp"),
         (

@@ -228,8 +228,10 @@ fn mode_breach(role: Role, path: &Path, stat: &Stat) -> Option<Breach> {
     let (forbidden, wanted, repair) = match role {
         // In root's sticky directory (/tmp) nobody can replace what is not theirs, and the next element is judged too.
         Role::Above if shared_but_sticky => return None,
+        Role::Below if mode & 0o7000 != 0 => (0o7022, "no set-id or sticky bit, not writable by group or others", "chmod a-st,go-w"),
         Role::Above | Role::Below => (0o022, "not writable by group or others", "chmod go-w"),
-        Role::Directory => (0o077, "mode 0700 or stricter", "chmod 0700"),
+        // Five digits: with four, GNU chmod keeps the set-id bits of a directory.
+        Role::Directory => (0o7077, "mode 0700 or stricter", "chmod 00700"),
         Role::File => (0o7177, "mode 0600 or stricter", "chmod 0600"),
         Role::Link => return None, // its mode means nothing
     };

@@ -79,17 +79,17 @@ fn a_file_may_be_read_and_written_by_its_owner_and_nothing_else() {
 #[test]
 fn the_directory_may_be_entered_by_its_owner_and_nobody_else() {
     let place = Place::new();
-    for bits in [0o700, 0o500, 0o2700] {
+    for bits in [0o700, 0o500] {
         mode(&place.certs, bits);
         assert_eq!(place.look(), Ok(()), "{bits:o}");
     }
-    for bits in [0o710, 0o720, 0o740, 0o701, 0o702, 0o704, 0o750, 0o755, 0o770, 0o777, 0o1777, 0o2750] {
+    for bits in [0o710, 0o720, 0o740, 0o701, 0o702, 0o704, 0o750, 0o755, 0o770, 0o777, 0o1777, 0o2750, 0o1700, 0o2700, 0o4700, 0o6700] {
         mode(&place.certs, bits);
 
         let breach = breach(place.look(), &place.certs);
 
         assert_eq!(breach.found, format!("mode {bits:04o}"));
-        assert_eq!(breach.repair, format!("chmod 0700 {}", place.certs.display()));
+        assert_eq!(breach.repair, format!("chmod 00700 {}", place.certs.display()));
     }
 }
 
@@ -389,4 +389,24 @@ fn what_is_read_is_bounded() {
 
     assert_eq!(open().read(1000).unwrap().len(), 1000);
     assert!(open().read(999).is_err());
+}
+
+#[test]
+fn set_id_and_sticky_bits_are_refused_everywhere_and_the_printed_command_clears_them() {
+    let place = Place::new();
+    let below = place.certs.join("archive");
+    fs::create_dir(&below).unwrap();
+    pki::file(&below.join("old.key"), "a key\n");
+    for (element, base) in [(&place.certs, 0o700), (&below, 0o755), (&below.join("old.key"), 0o600)] {
+        for special in [0o1000, 0o2000, 0o4000, 0o7000] {
+            mode(element, base | special);
+
+            let breach = breach(place.look_for("archive/old.key"), element);
+            let ran = std::process::Command::new("sh").arg("-ec").arg(&breach.repair).status().unwrap();
+
+            assert!(ran.success(), "{}", breach.repair);
+            assert_eq!(place.look_for("archive/old.key"), Ok(()), "{}", breach.repair);
+            assert_eq!(fs::metadata(element).unwrap().permissions().mode() & 0o7777, base);
+        }
+    }
 }

@@ -291,7 +291,7 @@ pub(crate) fn loose_directory() {
 
     assert!(!keys.child.wait().unwrap().success());
     keys.says("mode 0750");
-    keys.says(&format!("chmod 0700 {}", certs.display()));
+    keys.says(&format!("chmod 00700 {}", certs.display()));
 }
 
 pub(crate) fn queue() {
