@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -510,4 +510,52 @@ fn a_second_relay_on_one_runtime_directory_is_refused() {
     assert_eq!(second.status.code(), Some(69));
     assert!(said(&second).contains(&format!("another pamrelay runs here already (pid {})", relay.supervisor.id())), "{}", said(&second));
     assert!(Path::new(&site.path("run/jail/keys")).exists(), "the first one's sockets are untouched");
+}
+
+#[test]
+fn the_accepted_configuration_is_read_by_each_role_from_its_own_copy_and_by_nobody_else() {
+    if root_is_missing("the_accepted_configuration_is_read_by_each_role_from_its_own_copy_and_by_nobody_else") {
+        return;
+    }
+    let site = Site::new("");
+    let activated = site.output(&["activate"]);
+    assert_eq!(activated.status.code(), Some(0), "{}", said(&activated));
+
+    for (name, gid, mode) in [
+        ("front.yaml", 61_001, 0o640),
+        ("keys.yaml", 61_002, 0o640),
+        ("queue.yaml", 61_003, 0o640),
+        ("pamrelay.yaml", 0, 0o600),
+        ("auth.env", 0, 0o600),
+    ] {
+        let about = fs::metadata(site.path("run/active").join(name)).unwrap();
+        assert_eq!((about.uid(), about.gid(), about.mode() & 0o7777), (0, gid, mode), "{name}");
+    }
+    let directory = fs::metadata(site.path("run/active")).unwrap();
+    assert_eq!((directory.uid(), directory.mode() & 0o7777), (0, 0o711));
+    assert_eq!(fs::read_dir(site.path("run/active")).unwrap().count(), 5, "nothing half written is left");
+}
+
+#[test]
+fn activate_changes_nothing_behind_a_link_and_names_the_element() {
+    if root_is_missing("activate_changes_nothing_behind_a_link_and_names_the_element") {
+        return;
+    }
+    let site = Site::new("");
+    site.output(&["activate"]);
+    fs::create_dir(site.path("victim")).unwrap();
+    fs::set_permissions(site.path("victim"), fs::Permissions::from_mode(0o750)).unwrap();
+    for name in ["queue", "jail", "active"] {
+        fs::rename(site.path("run").join(name), site.path("aside")).unwrap();
+        std::os::unix::fs::symlink(site.path("victim"), site.path("run").join(name)).unwrap();
+
+        let activated = site.output(&["activate"]);
+
+        assert_eq!(activated.status.code(), Some(71), "{}", said(&activated));
+        assert!(said(&activated).contains(&format!("run/{name} is not a directory")), "{}", said(&activated));
+        let about = fs::metadata(site.path("victim")).unwrap();
+        assert_eq!((about.uid(), about.mode() & 0o7777), (0, 0o750));
+        fs::remove_file(site.path("run").join(name)).unwrap();
+        fs::rename(site.path("aside"), site.path("run").join(name)).unwrap();
+    }
 }

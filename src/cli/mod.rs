@@ -95,9 +95,16 @@ struct ConfigFile {
 
 #[derive(Args)]
 struct ActiveFile {
-    /// The accepted configuration to start from
-    #[arg(long, short, value_name = "FILE", default_value = ACTIVE)]
-    config: PathBuf,
+    /// The accepted configuration to start from, instead of the role's own copy in /run/pamrelay/active
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl ActiveFile {
+    /// Each role may read a copy of its own.
+    fn path(self, role: run::Name) -> PathBuf {
+        self.config.unwrap_or_else(|| Path::new(ACTIVE).with_file_name(format!("{role}.yaml")))
+    }
 }
 
 #[derive(Args, Default)]
@@ -204,12 +211,12 @@ fn obey(command: Command) -> Result<Status, Failure> {
         Command::Check(file) => Ok(check::main(&file.config)),
         Command::Reload(file) => reload::main(&file.config),
         Command::Activate(file) => activate(&file.config).map(|_| Status::Ok),
-        Command::Front(file) => roles::front(&file.config),
+        Command::Front(file) => roles::front(&file.path(run::Name::Front)),
         Command::Auth(ask) => auth::main(ask),
         Command::Guest(ask) => guest::main(ask),
-        Command::Queue { role: ActiveFile { config }, ask: None } => roles::queue(&config),
+        Command::Queue { role, ask: None } => roles::queue(&role.path(run::Name::Queue)),
         Command::Queue { ask: Some(ask), .. } => queue::main(ask),
-        Command::Keys(file) => roles::keys(&file.config),
+        Command::Keys(file) => roles::keys(&file.path(run::Name::Keys)),
         Command::RoleExec { socket, command } => {
             let socket = if socket { child::Socket::OnStdin } else { child::Socket::None };
             let Some((program, arguments)) = command.split_first() else { return Err(Failure::new(Status::Usage, "no program")) };

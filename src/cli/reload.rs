@@ -8,7 +8,7 @@ use std::process::Command;
 use super::out::say;
 use super::{Failure, Status, accepted, as_root};
 use crate::config::Config;
-use crate::run::activate::{Accepted, Accounts, ActivateError};
+use crate::run::activate::{Accepted, Accounts, ActivateError, ROOTS_COPY};
 use crate::run::{self, Follow, Name};
 
 pub(super) fn main(path: &Path) -> Result<Status, Failure> {
@@ -23,7 +23,7 @@ pub(super) fn main(path: &Path) -> Result<Status, Failure> {
     if !Path::new("/run/systemd/system").exists() {
         return Err(Failure::new(Status::Unavailable, "the configuration is in order, but no relay runs here"));
     }
-    let old = Accepted::load(&new.config.active().join("pamrelay.yaml"))
+    let old = Accepted::load(&new.config.active().join(ROOTS_COPY))
         .map_err(|_| Failure::new(Status::Unavailable, "the relay was not started yet; start it with: systemctl start pamrelay"))?;
     if let Some(reason) = run::needs_new_start(&old.config, &new.config) {
         return Err(Failure::new(Status::Config, reason));

@@ -1,17 +1,19 @@
-//! Making a configuration the one that holds: directories with their owners, and the accepted copy that the roles start from.
+//! Making a configuration the one that holds: directories with their owners, and the accepted copies that the roles start from.
 //!
-//! The copy is replaced in one step or not at all, and its text is the text that was checked.
+//! Each role has a copy that it alone can read, root has one, and the helper has its settings. All of them are on the disk before
+//! the first is replaced, root's copy is replaced last, and their text is the text that was checked.
 
-use std::fs::{self, Permissions};
+use std::ffi::OsStr;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{Gid, Group, Uid, User, chown};
+use nix::unistd::{Gid, Group, Uid, User};
 
 use super::{FRONT_USER, KEYS_USER, QUEUE_USER};
 use crate::config::{Auth, Config, Guests, LowPorts, Mistakes};
-use crate::replace::replace;
+use crate::directory::{self, Given};
+use crate::replace::{Access, Staged};
 
 /// A configuration and the very text it was read from.
 #[derive(Debug)]
@@ -54,53 +56,55 @@ impl Accepted {
         Ok(Self { config: Config::parse(&text, path)?, text })
     }
 
-    /// Directories first, then the copy.
+    /// Directories first, then the copies.
     pub fn activate(&self, accounts: Accounts) -> Result<(), ActivateError> {
         prepare(&self.config, accounts)?;
-        let active = self.config.active();
-        copy(&active.join("auth.env"), &auth_env_file(&self.config))?;
-        copy(&active.join("pamrelay.yaml"), &self.text)
+        let path = self.config.active();
+        let active = give(&path, Given::to_root(0o711))?; // entered by all roles, listed by root alone
+        let settings = auth_env_file(&self.config);
+        let readable = |(_, gid): (Uid, Gid)| Access { mode: 0o640, group: Some(gid.as_raw()) };
+        let private = Access { mode: 0o600, group: None };
+        let copies = [
+            ("auth.env", private, settings.as_str()),
+            ("front.yaml", readable(accounts.front), &self.text),
+            ("keys.yaml", readable(accounts.keys), &self.text),
+            ("queue.yaml", readable(accounts.queue), &self.text),
+            (ROOTS_COPY, private, &self.text),
+        ];
+        let failed = |name: &str, source| ActivateError::File { doing: "cannot be written", path: path.join(name), source };
+        let mut staged = Vec::with_capacity(copies.len());
+        for (name, access, text) in copies {
+            staged.push((name, Staged::write(active.as_fd(), OsStr::new(name), access, text).map_err(|error| failed(name, error))?));
+        }
+        for (name, copy) in staged {
+            copy.take_effect().map_err(|error| failed(name, error))?;
+        }
+        rustix::fs::fsync(&active).map_err(|error| failed("", error.into()))
     }
 }
 
-/// Makes what is missing and mends owners and modes of what is ours alone to make.
+/// Root's own copy, which a reload compares with.
+pub const ROOTS_COPY: &str = "pamrelay.yaml";
+
+/// Makes what is missing and puts owners and modes in order of what is ours alone to make.
 fn prepare(config: &Config, accounts: Accounts) -> Result<(), ActivateError> {
-    let root = (Uid::from_raw(0), Gid::from_raw(0));
-    directory(&config.runtime_dir, 0o755, root)?;
-    directory(&config.jail(), 0o755, root)?;
-    directory(&config.active(), 0o755, root)?;
+    give(&config.runtime_dir, Given::to_root(0o755))?;
+    give(&config.jail(), Given::to_root(0o755))?;
+    let to_queue = Given { uid: accounts.queue.0.as_raw(), gid: accounts.queue.1.as_raw(), mode: 0o700 };
     if let Some(control) = config.queue_control().parent() {
-        directory(control, 0o700, accounts.queue)?;
+        give(control, to_queue)?;
     }
     // Spool and maildirs are mail: what is there already is judged by `check` and by the queue, not repaired.
-    if !config.spool.exists() {
-        directory(&config.spool, 0o700, accounts.queue)?;
-    }
-    for maildir in config.maildirs().filter(|maildir| !maildir.exists()) {
-        directory(maildir, 0o700, accounts.queue)?;
+    for place in std::iter::once(config.spool.as_path()).chain(config.maildirs()) {
+        if !place.exists() {
+            give(place, to_queue)?;
+        }
     }
     Ok(())
 }
 
-fn directory(path: &Path, mode: u32, (uid, gid): (Uid, Gid)) -> Result<(), ActivateError> {
-    let failed = |doing| move |source: io::Error| ActivateError::File { doing, path: path.to_owned(), source };
-    match fs::DirBuilder::new().mode(mode).create(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let about = fs::symlink_metadata(path).map_err(failed("cannot be examined"))?;
-            if !about.is_dir() {
-                return Err(failed("is in the way")(io::ErrorKind::NotADirectory.into()));
-            }
-        }
-        Err(error) => return Err(failed("cannot be made")(error)),
-    }
-    chown(path, Some(uid), Some(gid)).map_err(|error| failed("cannot change its owner")(error.into()))?;
-    fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed("cannot change its mode"))
-}
-
-/// The roles may read it, each under a user of its own.
-fn copy(path: &Path, text: &str) -> Result<(), ActivateError> {
-    replace(path, 0o644, text).map_err(|source| ActivateError::File { doing: "cannot be written", path: path.to_owned(), source })
+fn give(path: &Path, given: Given) -> Result<OwnedFd, ActivateError> {
+    directory::make(path, given).map_err(|source| ActivateError::File { doing: "cannot be made", path: path.to_owned(), source })
 }
 
 /// The helper's settings, as `pamrelay-auth` reads them from its environment.

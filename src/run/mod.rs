@@ -7,10 +7,9 @@
 //! The sockets between the roles belong to the supervisor, which opens nothing else and speaks to nobody: a role that dies leaves no gap,
 //! connections wait in the backlog until it is back.
 
-use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -29,6 +28,7 @@ pub use parts::{Follow, follow, needs_new_start};
 pub use role::Name;
 
 use crate::config::Config;
+use crate::directory::{self, Given};
 use activate::{Accepted, Accounts, ActivateError, auth_env};
 use role::{Happening, Readiness, Role, Start};
 
@@ -69,7 +69,7 @@ pub fn run(accepted: Accepted, accept: Accept) -> Result<(), RunError> {
     }
     let accounts = Accounts::look_up()?;
     let directory = accepted.config.runtime_dir.clone();
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(&directory).map_err(step(format!("cannot make {}", directory.display())))?;
+    directory::make(&directory, Given::to_root(0o755)).map_err(step(format!("cannot make {}", directory.display())))?;
     let _alone = alone(&directory)?; // 1. nobody else, before anything of theirs is touched
     accepted.activate(accounts)?; // 2.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(step("cannot start the runtime"))?;
@@ -206,19 +206,14 @@ fn roles(config: &Config, accounts: Accounts) -> Result<[Role; 4], RunError> {
     let us = std::env::current_exe().map_err(step("cannot find this program"))?;
     let helper = helper(&us)?;
     let notify = config.runtime_dir.join("notify");
-    let made = match fs::create_dir(&notify) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        made => made,
-    };
     // Passed through by the roles, each to its own socket; listed by root alone.
-    let made = made.and_then(|()| fs::set_permissions(&notify, Permissions::from_mode(0o711)));
-    made.map_err(step(format!("cannot make {}", notify.display())))?;
+    directory::make(&notify, Given::to_root(0o711)).map_err(step(format!("cannot make {}", notify.display())))?;
     let jail = config.jail();
-    let active: OsString = config.active().join("pamrelay.yaml").into();
+    let active = config.active();
     let ours = |role: &str, user: Uid| Start {
         user,
         program: us.clone(),
-        arguments: vec![role.into(), "--config".into(), active.clone()],
+        arguments: vec![role.into(), "--config".into(), active.join(role).with_extension("yaml").into()],
         environment: Vec::new(),
     };
     let role = |name: Name, start: Start, listener: Option<UnixListener>| {

@@ -48,6 +48,13 @@ impl Notifier {
     pub fn stopping(&self) {
         self.say("STOPPING=1\n");
     }
+
+    /// One line for whoever looks at the unit: what the role waits for, or why it cannot start.
+    pub fn status(&self, words: impl std::fmt::Display) {
+        let line = words.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        self.say(&format!("STATUS={line}\n"));
+    }
+
     fn say(&self, text: &str) {
         let Some(socket) = &self.0 else { return };
         match socket.send(text.as_bytes()) {

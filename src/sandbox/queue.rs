@@ -3,11 +3,9 @@
 //! Invariant: what a remote server's answer could make the queue do ends at its own spool: no other program, no
 //! other file, no listening port.
 
-use std::{
-    fs::DirBuilder,
-    os::unix::fs::DirBuilderExt,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
+
+use crate::directory::{self, Given};
 
 use super::{
     Account, Caged, Policy, SandboxError,
@@ -55,9 +53,9 @@ fn make_directories(cage: &QueueCage) -> Result<(), SandboxError> {
         if directory.exists() || !directory.parent().is_some_and(Path::is_dir) {
             continue;
         }
-        let failed = |error| SandboxError::step("make the directory of the spool or the control socket", error);
-        DirBuilder::new().mode(0o700).create(&directory).map_err(failed)?;
-        std::os::unix::fs::lchown(&directory, Some(cage.account.uid), Some(cage.account.gid)).map_err(failed)?;
+        let given = Given { uid: cage.account.uid, gid: cage.account.gid, mode: 0o700 };
+        directory::make(&directory, given)
+            .map_err(|error| SandboxError::step("make the directory of the spool or the control socket", error))?;
     }
     Ok(())
 }
