@@ -46,6 +46,16 @@ fn staged() -> tempfile::TempDir {
 }
 
 #[test]
+fn every_service_logs_as_a_mail_system() {
+    for name in UNITS.into_iter().filter(|name| name.ends_with(".service")) {
+        let lines = source(name);
+
+        assert!(lines.lines().any(|line| line == "SyslogFacility=mail"), "{name}");
+        assert!(!lines.contains("SyslogLevelPrefix"), "{name}: <6> before each line is its level");
+    }
+}
+
+#[test]
 fn systemd_has_nothing_to_say_about_the_units() {
     if systemd_is_missing("systemd_has_nothing_to_say_about_the_units") {
         return;

@@ -21,6 +21,16 @@ class UnitsLive(WithMachine):
             client.mails(bed.letter(subject))
         sink.wait_subject(subject)
 
+    def test_every_event_in_the_journal_has_the_facility_mail(self):
+        self.assertEqual(self.machine.answer_to("nobody-here", "wrong")[:3], "535")
+        self.machine.run("journalctl", "--sync")
+
+        for role in bed.ROLES:
+            words = ("journalctl", "-b", "-q", "-o", "cat", "-u", f"pamrelay-{role}")
+            events = [line for line in self.machine.run(*words).splitlines() if "event=" in line]
+            self.assertEqual([line for line in self.machine.run(*words, "SYSLOG_FACILITY=2").splitlines() if "event=" in line], events)
+            self.assertTrue(events, role)
+
     def role_comes_back(self, role):
         before = self.machine.pids()
         os.kill(before[role], signal.SIGKILL)
