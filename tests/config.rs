@@ -28,7 +28,7 @@ fn a_listener_is_all_that_must_be_written() {
     assert_eq!(config.listen[0].tls, ListenTls::Starttls);
     assert_eq!(config.auth.service, "smtp");
     assert_eq!(config.auth.deadline, Duration::from_secs(10));
-    assert_eq!(config.limits.message_size, Bytes(25 << 20));
+    assert_eq!(config.limits.message_size, Bytes(35 << 20));
     assert_eq!(config.limits.recipients, 1000);
     assert_eq!(config.delivery.give_up, Duration::from_secs(432_000));
     assert_eq!(config.sandbox, Sandbox::BestEffort);

@@ -289,8 +289,8 @@ pub const ROWS: &[Row] = &[
     Row {
         key: "limits.message_size",
         wants: Wants::Size { least: Bytes(64 * KIB), most: Bytes(2 * GIB) },
-        fallback: Value("25MiB"),
-        about: "The largest message, as announced by SIZE.",
+        fallback: Value("35MiB"),
+        about: "The largest message, as announced by SIZE. The default has room for an attachment of 25 MiB, which base64 makes larger by a third.",
     },
     Row {
         key: "limits.recipients",

@@ -120,7 +120,7 @@ class TheClassicTranscript(WithRelay):
             offered = client.says("EHLO client.test").split("\n")
             self.assertNotIn("250-STARTTLS", offered)
             self.assertIn("AUTH PLAIN LOGIN", [line[4:] for line in offered])
-            for extension in ("PIPELINING", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "DSN", "SIZE 26214400"):
+            for extension in ("PIPELINING", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "DSN", "SIZE 36700160"):
                 self.assertIn(extension, [line[4:] for line in offered])
             client.says("AUTH CRAM-MD5", "504 5.5.4")
             self.assertEqual(client.says("AUTH LOGIN", "334"), "334 " + bed.b64("Username:"))
