@@ -41,7 +41,9 @@ pub(super) enum Ask {
         #[command(flatten)]
         how: How,
     },
-    /// Try to deliver now (held messages stay held)
+    /// Try to deliver now
+    ///
+    /// The pause after this attempt is no longer for it. Held messages stay held: `release` tries them at once.
     #[command(visible_alias = "flush")]
     Retry(Change),
     /// Keep messages from being tried until they are released
@@ -101,7 +103,33 @@ enum StateWord {
 }
 
 /// What is asked of the queue about some messages.
-type Asked = fn(&Client, Target) -> Result<Vec<String>, ClientError>;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Retry,
+    Hold,
+    Release,
+    Delete,
+}
+
+impl Asked {
+    fn of(self, client: &Client, target: Target) -> Result<Vec<String>, ClientError> {
+        match self {
+            Self::Retry => client.retry(target),
+            Self::Hold => client.hold(target),
+            Self::Release => client.release(target),
+            Self::Delete => client.delete(target),
+        }
+    }
+
+    fn done(self) -> &'static str {
+        match self {
+            Self::Retry => "to be tried now",
+            Self::Hold => "held",
+            Self::Release => "released",
+            Self::Delete => "deleted",
+        }
+    }
+}
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
@@ -127,10 +155,10 @@ pub(super) fn main(ask: Ask) -> Result<Status, Failure> {
             }
             Ok(Status::Ok)
         }
-        Ask::Retry(change) => alter(change, "to be tried now", Client::retry),
-        Ask::Hold(change) => alter(change, "held", Client::hold),
-        Ask::Release(change) => alter(change, "released", Client::release),
-        Ask::Delete(change) => alter(change, "deleted", Client::delete),
+        Ask::Retry(change) => alter(change, Asked::Retry),
+        Ask::Hold(change) => alter(change, Asked::Hold),
+        Ask::Release(change) => alter(change, Asked::Release),
+        Ask::Delete(change) => alter(change, Asked::Delete),
     }
 }
 
@@ -245,30 +273,52 @@ fn page(shown: &Shown, now: Timestamp) -> String {
     out
 }
 
-fn alter(change: Change, done: &str, ask: Asked) -> Result<Status, Failure> {
+fn alter(change: Change, asked: Asked) -> Result<Status, Failure> {
     let Change { ids, all, which, how } = change;
     let filter = which.filter();
     let narrowed = filter != Filter::default();
     let target = match (ids.is_empty(), all || narrowed) {
         (false, false) => Target::Ids(ids.clone()),
-        (true, true) => Target::Filter(filter),
+        (true, true) => Target::Filter(filter.clone()),
         (true, false) => {
             return Err(Failure::new(Status::Usage, "name the messages, or say --all, or which: --state, --sender, --recipient, --user"));
         }
         (false, true) => return Err(Failure::new(Status::Usage, "either name the messages or say which; not both")),
     };
-    let changed = ask(&client(&how)?, target)?;
+    let client = client(&how)?;
+    let changed = asked.of(&client, target)?;
     if how.json {
         out::json(&changed);
     } else {
-        changed.iter().for_each(|id| say!("{}: {done}", visible(id)));
+        changed.iter().for_each(|id| say!("{}: {}", visible(id), asked.done()));
     }
-    let missing: Vec<String> =
-        ids.iter().filter(|id| !changed.iter().any(|done| done.eq_ignore_ascii_case(id))).map(|id| visible(id)).collect();
-    match missing.as_slice() {
-        [] => Ok(Status::Ok),
-        missing => Err(Failure::new(Status::No, format!("not in the queue: {}", missing.join(", ")))),
+    let unchanged = ids.iter().filter(|id| !changed.iter().any(|done| done.eq_ignore_ascii_case(id)));
+    let mut reasons = unchanged.map(|id| unchanged_because(id, &client)).collect::<Result<Vec<_>, _>>()?;
+    if asked == Asked::Retry && ids.is_empty() {
+        reasons.extend(held_back(&client, filter)?);
     }
+    if reasons.is_empty() { Ok(Status::Ok) } else { Err(Failure::new(Status::No, reasons.join("\n"))) }
+}
+
+/// Why a message that was named is as it was.
+fn unchanged_because(id: &str, client: &Client) -> Result<String, Failure> {
+    let shown = visible(id);
+    match client.show(id).map(|shown| shown.entry.state) {
+        Ok(State::Held) => Ok(format!("{shown} is held, and was not tried; to release it and try it now: pamrelay queue release {shown}")),
+        Ok(other) => Ok(format!("{shown} is {}, and nothing was changed", state(other))),
+        Err(ClientError::Refused(_)) => Ok(format!("not in the queue: {shown}")),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether held messages are among those that were to be tried.
+fn held_back(client: &Client, filter: Filter) -> Result<Option<String>, Failure> {
+    if filter.state.is_some_and(|state| state != State::Held) {
+        return Ok(None);
+    }
+    let held = client.list(Filter { state: Some(State::Held), ..filter }, |_| {})?;
+    let are = if held == 1 { "1 message is" } else { &format!("{held} messages are") };
+    Ok((held > 0).then(|| format!("{are} held, and not tried; to release: pamrelay queue release ID, or --state held for all of them")))
 }
 
 fn state(state: State) -> &'static str {

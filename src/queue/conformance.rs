@@ -316,6 +316,22 @@ pub(crate) async fn retry_makes_a_waiting_message_due_at_once(harness: impl Harn
     assert_eq!(store.claim_due(at(NOW)).await.unwrap().messages.len(), 1);
 }
 
+pub(crate) async fn a_pause_that_ends_by_hand_counts_as_far_as_it_went(harness: impl Harness) {
+    let store = harness.open();
+    let id = accept(&store, b"x", Claim::Mine).await.id;
+    store.settle(Settlement { id, then: retry(id, deferred(), NOW.plus(HOUR)), report: None }).await.unwrap();
+    let before = store.inspect(id).await.unwrap().unwrap().0.timing;
+    let (half, late) = (NOW.plus(HOUR / 2), NOW.plus(HOUR * 3));
+
+    for (now, waited) in [(half, HOUR / 2), (half, HOUR / 2), (late, HOUR / 2)] {
+        store.alter(vec![id], Change::Retry(now)).await.unwrap();
+
+        let timing = store.inspect(id).await.unwrap().unwrap().0.timing;
+        assert_eq!((timing.last, timing.due, timing.attempts), (now, now, before.attempts));
+        assert_eq!(timing.waited, before.waited + waited);
+    }
+}
+
 pub(crate) async fn pages_follow_one_another_without_gaps(harness: impl Harness) {
     let store = harness.open();
     let mut ids = Vec::new();
@@ -388,6 +404,7 @@ macro_rules! conformance {
             a_message_deleted_while_it_was_delivered_stays_deleted_and_unreported
             a_held_message_waits_until_it_is_released
             a_message_held_while_it_was_delivered_is_not_tried_again
+            a_pause_that_ends_by_hand_counts_as_far_as_it_went
             retry_makes_a_waiting_message_due_at_once
             pages_follow_one_another_without_gaps
             a_dropped_draft_leaves_nothing

@@ -38,9 +38,16 @@ const LEAST_ATTEMPT: Duration = Duration::from_secs(3600);
 const SLOWEST: u64 = 32 * 1024;
 
 impl Timing {
-    /// With an attempt that took so long at the end of the pause, for `Schedule::next`.
+    /// With an attempt that took so long at the end of the pause, for `Schedule::next`. An attempt that an administrator asked for does not count
+    /// as one, so that it does not lengthen the pause after it.
     pub fn after_attempt(self, took: Duration) -> Self {
-        Self { due: self.due.max(self.last).plus(took), ..self }
+        let attempts = if self.is_by_hand() { self.attempts.saturating_sub(1) } else { self.attempts };
+        Self { due: self.due.max(self.last).plus(took), attempts, ..self }
+    }
+
+    /// Whether the store ended the pause early: `retry` and `release` leave nothing of it.
+    fn is_by_hand(&self) -> bool {
+        self.attempts > 0 && self.due <= self.last
     }
 }
 
@@ -215,7 +222,7 @@ mod tests {
     fn the_time_of_an_attempt_counts_as_waited_and_is_taken_off_the_next_pause() {
         let schedule = Schedule::default();
         let (hour, five_minutes) = (Duration::from_secs(3600), Duration::from_secs(300));
-        let timing = Timing { attempts: 5, ..Timing::fresh(START) };
+        let timing = Timing { attempts: 5, due: START.plus(five_minutes), ..Timing::fresh(START) };
         let now = START.plus(hour);
 
         let Next::Retry(next) = schedule.next(&timing.after_attempt(hour), now, MIDDLE) else { panic!("an hour is not five days") };
@@ -228,6 +235,20 @@ mod tests {
         let given_up = schedule.next(&Timing::fresh(START).after_attempt(5 * 24 * hour), START.plus(5 * 24 * hour), MIDDLE);
         assert!(matches!(given_up, Next::Retry(_)), "what is longer than any pause is not believed of the wall clock");
         assert_eq!(schedule.next(&Timing { waited: 5 * 24 * hour - hour, ..timing }.after_attempt(hour), now, MIDDLE), Next::GiveUp);
+    }
+
+    #[test]
+    fn an_attempt_by_hand_does_not_lengthen_the_pause_after_it() {
+        let schedule = Schedule::default();
+        let pause = |attempts| {
+            let by_hand = Timing { attempts, ..Timing::fresh(START) }.after_attempt(Duration::from_secs(1));
+            let Next::Retry(next) = schedule.next(&by_hand, START, MIDDLE) else { panic!("it is fresh") };
+            (next.attempts, next.due.since(START).as_secs_f64().round())
+        };
+
+        assert_eq!(pause(1), (1, 300.0), "the pause after the first attempt, once more");
+        assert_eq!(pause(3), (3, 1200.0));
+        assert_eq!(pause(0), (1, 300.0), "a fresh message is due at once by itself");
     }
 
     #[test]

@@ -134,6 +134,10 @@ class Queue(OwnRelay):
         self.open = True
 
         self.assertRegex(relay.queue("show", name), r"(?i)h[eo]ld")
+        for words in (("retry", name), ("retry", "--all"), ("retry", "--state", "held")):
+            tried = bed.pamrelay("queue", *words)
+            self.assertEqual(tried.returncode, 1, tried)
+            self.assertRegex(tried.stderr, r"held.*pamrelay queue release")
         time.sleep(1)
         self.assertEqual(self.sink.messages, [])
         relay.queue("release", name)

@@ -231,16 +231,22 @@ pub(super) fn body(db: &Connection, id: QueueId) -> rusqlite::Result<Option<Vec<
 pub(super) fn alter(db: &Connection, id: QueueId, change: Change) -> rusqlite::Result<bool> {
     let changed = match change {
         Change::Hold => db.prepare_cached("UPDATE messages SET held = 1 WHERE id = ?")?.execute([number(id)])?,
-        Change::Release(now) => {
-            db.prepare_cached("UPDATE messages SET held = 0, due = ? WHERE id = ? AND held = 1")?.execute([now.0, number(id)])?
-        }
-        Change::Retry(now) => db.prepare_cached("UPDATE messages SET due = ? WHERE id = ? AND held = 0")?.execute([now.0, number(id)])?,
+        Change::Release(now) => due_now(db, id, now, Hold::Held)?,
+        Change::Retry(now) => due_now(db, id, now, Hold::Free)?,
         Change::Delete => match delete(db, id)? {
             Gone::Nothing | Gone::File => 1,
             Gone::NeverWas => 0,
         },
     };
     Ok(changed == 1)
+}
+
+/// Ends the pause of a message that is in this state, and releases it. What was waited so far counts; that nothing is left between `last` and
+/// `due` tells the schedule that an administrator asked for the attempt.
+fn due_now(db: &Connection, id: QueueId, now: Moment, hold: Hold) -> rusqlite::Result<usize> {
+    let sql =
+        "UPDATE messages SET held = 0, waited = waited + max(0, min(?1, due) - last), last = ?1, due = ?1 WHERE id = ?2 AND held = ?3";
+    db.prepare_cached(sql)?.execute([now.0, number(id), i64::from(hold == Hold::Held)])
 }
 
 /// The greatest id there is, so that new ones go on from there.
