@@ -249,6 +249,7 @@ fn settings(place: &Path) -> (QueueSettings, Vec<u8>) {
         active: ActiveLimits::default(),
         zone: jiff::tz::TimeZone::UTC,
         reporter: Arc::new(|_, _, _| None),
+        postmaster: None,
     };
     (settings, ticket.encode().expect("the name is short"))
 }

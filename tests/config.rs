@@ -59,7 +59,7 @@ routes:
     smart_hosts:
       - { host: Relay.Example.NET, user: us, secret: relay.secret }
       - { host: "::1", tls: none }
-delivery: { first_retry: 1m, longest_retry: 1h, give_up: 2d, connections: 3, resolver: ["127.0.0.1:53"], trust: /srv/ca.pem }
+delivery: { first_retry: 1m, longest_retry: 1h, give_up: 2d, connections: 3, resolver: ["127.0.0.1:53"], trust: /srv/ca.pem, postmaster: postmaster@bücher.example }
 "#,
     )
     .unwrap();
@@ -77,6 +77,7 @@ delivery: { first_retry: 1m, longest_retry: 1h, give_up: 2d, connections: 3, res
     assert_eq!(hosts[0].login, Some(Login { user: "us".into(), secret: "relay.secret".into() }));
     assert_eq!((hosts[1].port, hosts[1].tls, &hosts[1].login), (25, SmartHostTls::None, &None));
     assert_eq!(config.delivery.resolver, ["127.0.0.1:53".parse().unwrap()]);
+    assert_eq!(config.delivery.postmaster.unwrap().to_string(), "postmaster@xn--bcher-kva.example");
 }
 
 /// It is said in EHLO and in banners, before anybody can have agreed on SMTPUTF8.
@@ -139,6 +140,8 @@ fn each_mistake_has_its_place_and_its_words() {
         ),
         ("hostname: 127.0.0.1", "t.yaml:2:11: hostname: \"127.0.0.1\" cannot be taken: it is an address; wanted is a domain name"),
         ("hostname: a..b", "the domain is malformed"),
+        ("delivery: { postmaster: root }", "the address has no domain; wanted is a mail address such as postmaster@example.org"),
+        ("delivery: { postmaster: \"a@[127.0.0.1]\" }", "it is at an IP address"),
         (
             "delivery: { resolver: [dns.example] }",
             "t.yaml:2:24: delivery.resolver: \"dns.example\" cannot be taken: names are not looked up here",

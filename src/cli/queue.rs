@@ -41,6 +41,11 @@ pub(super) enum Ask {
         #[command(flatten)]
         how: How,
     },
+    /// Show what needs attention: delivery reports that could not be delivered
+    Status {
+        #[command(flatten)]
+        how: How,
+    },
     /// Try to deliver now
     ///
     /// The pause after this attempt is no longer for it. Held messages stay held: `release` tries them at once.
@@ -152,6 +157,15 @@ pub(super) fn main(ask: Ask) -> Result<Status, Failure> {
                 out::json(&shown)
             } else {
                 out::text(page(&shown, Timestamp::now()))
+            }
+            Ok(Status::Ok)
+        }
+        Ask::Status { how } => {
+            let status = client(&how)?.status()?;
+            if how.json {
+                out::json(&status)
+            } else {
+                out::text(format!("Delivery reports that could not be delivered since the queue started: {}\n", status.undelivered_reports))
             }
             Ok(Status::Ok)
         }

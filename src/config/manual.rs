@@ -46,6 +46,7 @@ pub fn example() -> String {
             | Wants::Count { .. }
             | Wants::Word(_)
             | Wants::Domain
+            | Wants::Mailbox
             | Wants::Host
             | Wants::Socket
             | Wants::Path

@@ -26,7 +26,7 @@ pub use mistake::{Mistake, Mistakes, Position};
 pub use routes::{Login, Pattern, Route, SmartHost, SmartHostTls, Target};
 pub use value::{Bytes, Host, duration_text};
 
-use crate::smtp::address::Domain;
+use crate::smtp::address::{Domain, Mailbox};
 use section::{Findings, Section, Word};
 
 /// Where an administrator writes it.
@@ -126,6 +126,8 @@ pub struct Delivery {
     pub resolver: Vec<SocketAddr>,
     /// `None`: the system's store.
     pub trust: Option<PathBuf>,
+    /// Hears of reports that could not be delivered.
+    pub postmaster: Option<Mailbox>,
     pub private_networks: PrivateNetworks,
 }
 
@@ -378,6 +380,7 @@ fn delivery(section: &Section<'_>) -> Delivery {
         connections: section.count("connections"),
         resolver: section.socket_list("resolver"),
         trust: section.optional_path("trust"),
+        postmaster: section.mailbox("postmaster"),
         private_networks: section.word("private_networks"),
     }
 }

@@ -57,6 +57,8 @@ pub enum Wants {
     Groups,
     /// The name of an account.
     Account,
+    /// A mail address.
+    Mailbox,
     /// A short name of our own.
     Label,
     /// A list of rules for names.
@@ -468,6 +470,13 @@ pub const ROWS: &[Row] = &[
         wants: Wants::Path,
         fallback: Otherwise { words: "the system's store", example: "/etc/pamrelay/smart-host-ca.pem" },
         about: "A file of certificates, PEM, that vouch for smart hosts, in place of the system's store.",
+    },
+    Row {
+        key: "delivery.postmaster",
+        wants: Wants::Mailbox,
+        fallback: Otherwise { words: "nobody", example: "postmaster@example.org" },
+        about: "Who receives delivery reports that could not be delivered to the sender of a message. With or without this address, each such report is logged with `event=dropped` and `level=error`, and counted: see \
+                `pamrelay queue status`. A report that cannot be delivered to this address either is lost.",
     },
     Row {
         key: "delivery.private_networks",

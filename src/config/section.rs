@@ -13,7 +13,7 @@ use super::mistake::{Mistake, Position, shown};
 use super::options::{Fallback, Row, Wants, row, rows_of};
 use super::tree::{Entry, Node, Value};
 use super::value::{self, Bytes, Host, duration_text};
-use crate::smtp::address::Domain;
+use crate::smtp::address::{Domain, Mailbox};
 
 /// A word that stands for one of our variants.
 pub(super) trait Word: Copy + 'static {
@@ -246,6 +246,10 @@ impl<'a> Section<'a> {
         self.parsed(key, value::dns_domain)
     }
 
+    pub(super) fn mailbox(&self, key: &str) -> Option<Mailbox> {
+        self.parsed(key, value::mailbox)
+    }
+
     pub(super) fn host(&self, key: &str) -> Option<Host> {
         self.parsed(key, Host::parse)
     }
@@ -352,6 +356,7 @@ pub(super) fn wanted(row: &Row) -> String {
             [.., _] | [] => format!("one of {}", words.join(", ")),
         },
         Wants::Domain => "a domain name such as mail.example.org".to_owned(),
+        Wants::Mailbox => "a mail address such as postmaster@example.org".to_owned(),
         Wants::Host => "a host name such as relay.example.net, or an address".to_owned(),
         Wants::Socket => "an address with a port such as \"0.0.0.0:587\" or \"[::]:465\"".to_owned(),
         Wants::Path => "a path from the root such as /var/spool/pamrelay".to_owned(),

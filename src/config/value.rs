@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use pamrelay_authwire::{MAX_LISTENER, NameRule};
 
-use crate::smtp::address::Domain;
+use crate::smtp::address::{Domain, Mailbox};
+use crate::smtp::envelope::International;
 
 /// A number of octets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -118,6 +119,16 @@ pub(super) fn domain(text: &str) -> Result<Domain, String> {
         Ok(Domain::Literal(_)) => Err("it is an address".to_owned()),
         Ok(name @ Domain::Name(_)) => Ok(name),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+/// An address that any server can be given: at a domain name, with a local part in US-ASCII.
+pub(super) fn mailbox(text: &str) -> Result<Mailbox, String> {
+    let mailbox = Mailbox::parse(text, International::Utf8).map_err(|error| error.to_string())?;
+    let ascii = mailbox.in_ascii().ok_or_else(|| "the part before the @ is not US-ASCII".to_owned())?;
+    match ascii.domain() {
+        Domain::Literal(_) => Err("it is at an IP address".to_owned()),
+        Domain::Name(_) => Ok(ascii),
     }
 }
 

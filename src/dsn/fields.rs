@@ -1,22 +1,19 @@
 //! The second part: message/delivery-status (RFC 3464 §2), for programs.
 //!
-//! A value can be no second field: control characters are gone and long values are folded here.
+//! A value can be no second field: control characters are gone and long values are folded here. All of it is US-ASCII:
+//! addresses beyond it are written in the ASCII form of their type (RFC 6533 §3), and words of a server lose what is not.
 
 use jiff::Zoned;
 
 use super::{Kind, Original, Part, Told, action, cut, date};
 use crate::delivery::job::Origin;
+use crate::smtp::xtext;
 
 /// Where a long line is folded, if there is a blank.
 const FOLD: usize = 76;
 
 pub(super) fn part(original: &Original<'_>, told: &[Told<'_>], now: &Zoned, host: &str) -> Part {
-    // RFC 6533 §3: addresses beyond ASCII need the global form; words of a server do not, and lose what is not ASCII.
-    let global = told.iter().any(|Told { recipient, .. }| {
-        let original = recipient.original.as_ref().is_none_or(|original| original.address.is_ascii());
-        !recipient.mailbox.is_ascii() || !original
-    });
-    let mut fields = Fields { text: String::new(), global };
+    let mut fields = Fields { text: String::new() };
     if let Some(envid) = original.envid {
         fields.add("Original-Envelope-Id", envid.as_str());
     }
@@ -27,23 +24,22 @@ pub(super) fn part(original: &Original<'_>, told: &[Told<'_>], now: &Zoned, host
         fields.text.push_str("\r\n");
         fields.recipient(told, now);
     }
-    let kind = if global { "message/global-delivery-status" } else { "message/delivery-status" };
-    Part { description: "Delivery report", kind, body: fields.text.into_bytes() }
+    Part::of_text("Delivery report", "message/delivery-status", fields.text.into_bytes())
 }
 
 struct Fields {
     text: String,
-    global: bool,
 }
 
 impl Fields {
     fn recipient(&mut self, told: &Told<'_>, now: &Zoned) {
         let Told { recipient, kind, account } = *told;
         if let Some(original) = &recipient.original {
-            self.add("Original-Recipient", &format!("{};{}", original.kind, original.address));
+            let kind = if original.address.is_ascii() { &original.kind } else { "utf-8" };
+            self.add("Original-Recipient", &format!("{kind};{}", xtext::utf8_in_ascii(&original.address)));
         }
         let address_type = if recipient.mailbox.is_ascii() { "rfc822" } else { "utf-8" };
-        self.add("Final-Recipient", &format!("{address_type}; {}", recipient.mailbox));
+        self.add("Final-Recipient", &format!("{address_type}; {}", xtext::utf8_in_ascii(&recipient.mailbox.to_string())));
         self.add("Action", action(kind, account));
         self.add("Status", &account.status.to_string());
         match (account.origin, &account.remote) {
@@ -63,7 +59,7 @@ impl Fields {
     }
 
     fn add(&mut self, name: &str, value: &str) {
-        let clean = |c: char| if c.is_control() || (!self.global && !c.is_ascii()) { '?' } else { c };
+        let clean = |c: char| if c.is_control() || !c.is_ascii() { '?' } else { c };
         let value: String = value.chars().map(clean).collect();
         self.text.push_str(name);
         self.text.push(':');

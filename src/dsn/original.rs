@@ -1,22 +1,33 @@
 //! The third part: as much of the original as its sender wants back, and what little of it the report itself uses.
 
-use super::{FULL_LIMIT, Kind, Original, Part};
+use super::{FULL_LIMIT, Kind, Original, Part, is_plain};
 use crate::smtp::envelope::{International, Ret};
 
 /// A Message-ID longer than this is not repeated.
 const MESSAGE_ID: usize = 250;
 
+/// What is US-ASCII goes back as it is. Of the rest, an international message (RFC 6532 §3.7) and the header of any go back
+/// octet by octet in an encoding; a message/rfc822 may have none (RFC 2046 §5.2.1), so the header must do.
 pub(super) fn part(original: &Original<'_>, kind: Kind<'_>) -> Part {
     let head = header(original.text);
     // Octets above 127 in a header have a meaning only where SMTPUTF8 gave them one (RFC 6533 §4).
     let global = original.international == International::Utf8 && !head.is_ascii();
-    if is_full(original, kind) {
-        let kind = if global { "message/global" } else { "message/rfc822" };
-        return Part { description: "Undelivered message", kind, body: original.text.to_vec() };
+    let full = is_full(original, kind);
+    match (full, global) {
+        (true, true) => return Part::of_octets(MESSAGE, "message/global", original.text),
+        (true, false) if is_plain(original.text) => {
+            return Part { description: MESSAGE, kind: "message/rfc822", coding: "7bit", body: original.text.to_vec() };
+        }
+        (true, false) => {}
+        (false, true) => return Part::of_octets(HEADER, "message/global-headers", head),
+        (false, false) => {}
     }
-    let kind = if global { "message/global-headers" } else { "text/rfc822-headers" };
-    Part { description: "Message header", kind, body: head.to_vec() }
+    // RFC 6522 §4: a header that is not legal 7-bit text is quoted-printable.
+    Part::of_text(HEADER, "text/rfc822-headers", head.to_vec())
 }
+
+const MESSAGE: &str = "Undelivered message";
+const HEADER: &str = "Message header";
 
 /// Only a failure gives the message back (RFC 3461 §4.3), and only if all of it is at hand and small enough.
 fn is_full(original: &Original<'_>, kind: Kind<'_>) -> bool {

@@ -3,8 +3,12 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use super::*;
 use crate::delivery::samples;
+use crate::message::seven_bit::encode::tests::from_quoted_printable;
 use crate::smtp::envelope::{NotifyOn, OriginalRecipient};
 use crate::smtp::status::{Class, EnhancedStatus};
 
@@ -32,6 +36,7 @@ fn refused() -> Account {
 struct Desk {
     id: QueueId,
     sender: ReversePath,
+    postmaster: Option<Mailbox>,
     envid: Option<EnvelopeId>,
     ret: Option<Ret>,
     international: International,
@@ -44,6 +49,7 @@ impl Desk {
         Self {
             id: QueueId::named("0000000000007").expect("a number"),
             sender: samples::job(sender, &["x@b.example"]).sender,
+            postmaster: None,
             envid: None,
             ret: None,
             international: International::Ascii,
@@ -62,6 +68,7 @@ impl Desk {
         let original = Original {
             id: &self.id,
             sender: &self.sender,
+            postmaster: self.postmaster.as_ref(),
             envid: self.envid.as_ref(),
             ret: self.ret,
             international: self.international,
@@ -264,8 +271,19 @@ fn nothing_a_server_says_becomes_a_field_or_a_part() {
     assert_eq!(parts(&text).len(), 3);
 }
 
+/// A part's body as its reader has it.
+fn decoded((head, body): &(&str, &str)) -> Vec<u8> {
+    if head.contains("Content-Transfer-Encoding: base64") {
+        return STANDARD.decode(body.replace("\r\n", "")).unwrap();
+    }
+    if head.contains("Content-Transfer-Encoding: quoted-printable") {
+        return from_quoted_printable(body.as_bytes());
+    }
+    body.as_bytes().to_vec()
+}
+
 #[test]
-fn what_is_not_ascii_is_marked_in_each_part() {
+fn what_is_not_ascii_is_marked_in_each_part_and_written_in_seven_bits() {
     let mut desk = Desk::new("jörg@a.example");
     desk.international = International::Utf8;
     desk.text = "Subject: ü\r\n\r\nhello\r\n".as_bytes().to_vec();
@@ -274,22 +292,92 @@ fn what_is_not_ascii_is_marked_in_each_part() {
     let report = desk.report(Kind::Failure, &recipients).unwrap();
     let text = String::from_utf8(report.content).unwrap();
 
-    assert_eq!((report.envelope.body, report.envelope.international), (BodyType::EightBitMime, International::Utf8));
+    assert_eq!((report.envelope.body, report.envelope.international), (BodyType::SevenBit, International::Utf8));
+    assert_eq!(
+        text.lines().filter(|line| !line.is_ascii()).collect::<Vec<_>>(),
+        ["To: <jörg@a.example>"],
+        "nothing but the address itself"
+    );
     let parts = parts(&text);
-    assert!(parts[0].0.contains("charset=utf-8") && parts[0].0.contains("8bit"));
-    assert!(parts[1].0.contains("message/global-delivery-status") && parts[1].1.contains("Final-Recipient: utf-8; ümit@b.example\r\n"));
+    assert!(parts[0].0.contains("charset=utf-8") && String::from_utf8(decoded(&parts[0])).unwrap().contains("<ümit@b.example>"));
+    assert!(parts[1].0.contains("message/delivery-status") && parts[1].1.contains("Final-Recipient: utf-8; \\x{FC}mit@b.example\r\n"));
     assert!(parts[2].0.contains("message/global\r\n"));
+    assert_eq!(decoded(&parts[2]), desk.text);
 }
 
 #[test]
-fn eight_bit_text_goes_back_as_it_came_and_is_marked() {
+fn a_report_is_in_seven_bits_whatever_the_message_and_the_words_of_the_server_are() {
+    let plain = "Subject: x\r\n\r\nplain\r\n".as_bytes();
+    let texts = [plain, b"Subject: \xe4\r\n\r\n\xfc\r\n", "Subject: x\r\n\r\nüber\r\n".as_bytes(), b"no header \xff", b""];
+    let until = at("2026-11-25T11:00:00+01:00[+01:00]");
+    for text in texts {
+        for international in [International::Ascii, International::Utf8] {
+            for ret in [None, Some(Ret::Headers), Some(Ret::Full)] {
+                for kind in [Kind::Failure, Kind::Success, Kind::Delay { until: &until }] {
+                    let mut desk = Desk::new("me@bücher.example");
+                    (desk.international, desk.ret, desk.text) = (international, ret, text.to_vec());
+                    let said = account(Class::Permanent, 0, 0, "550 unzulässige Anlage – 拒否");
+                    let mut recipient = to("x@b.example", on(true, true, true));
+                    recipient.original = Some(OriginalRecipient { kind: "rfc822".into(), address: "ü@b.example".into() });
+
+                    let report = desk.report(kind, &[(recipient, said)]).unwrap();
+
+                    assert!(report.content.is_ascii());
+                    assert_eq!((report.envelope.body, report.envelope.international), (BodyType::SevenBit, International::Ascii));
+                    assert_eq!(report.envelope.first.mailbox.to_string(), "me@xn--bcher-kva.example");
+                    let content = String::from_utf8(report.content).unwrap();
+                    let parts = parts(&content);
+                    let words = String::from_utf8(decoded(&parts[0])).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+                    assert!(words.contains("unzulässige Anlage – 拒否") && words.contains("ü@b.example"), "{words}");
+                    assert!(parts[1].1.contains("Original-Recipient: utf-8;\\x{FC}@b.example"), "{}", parts[1].1);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_header_beyond_ascii_goes_back_octet_by_octet_in_an_encoding() {
+    for (international, kind) in [(International::Ascii, "text/rfc822-headers"), (International::Utf8, "message/global-headers")] {
+        let mut desk = Desk::new("me@a.example");
+        (desk.international, desk.ret) = (international, Some(Ret::Headers));
+        desk.text = "Subject: Grüße\r\n\r\nbody\r\n".as_bytes().to_vec();
+
+        let text = desk.text(Kind::Failure, &[(to("x@b.example", Notify::Unspecified), refused())]);
+
+        let parts = parts(&text);
+        assert!(parts[2].0.contains(kind), "{}", parts[2].0);
+        assert_eq!(decoded(&parts[2]), "Subject: Grüße\r\n".as_bytes());
+    }
+}
+
+#[test]
+fn lines_that_are_too_long_for_mail_are_encoded_too() {
+    let long = format!("{}@b.example", "x".repeat(800));
     let mut desk = Desk::new("me@a.example");
-    desk.text = b"Subject: \xe4\r\n\r\n\xfc\r\n".to_vec();
+    desk.text = format!("Subject: x\r\n\r\n{}\r\n", "y".repeat(2000)).into_bytes();
 
-    let report = desk.report(Kind::Failure, &[(to("x@b.example", Notify::Unspecified), refused())]).unwrap();
+    let text = desk.text(Kind::Failure, &[(to(&long, Notify::Unspecified), refused())]);
 
-    assert_eq!((report.envelope.body, report.envelope.international), (BodyType::EightBitMime, International::Ascii));
-    assert!(memchr::memmem::find(&report.content, &desk.text).is_some());
+    assert!(text.split("\r\n").all(|line| line.len() <= 998));
+}
+
+#[test]
+fn the_postmaster_hears_of_a_report_that_could_not_be_delivered() {
+    let recipients = [(to("me@a.example", Notify::Never), refused())];
+    let mut desk = Desk::new("");
+    assert_eq!(desk.report(Kind::Failure, &recipients), None);
+    desk.postmaster = Some(samples::mailbox("postmaster@a.example"));
+
+    let report = desk.report(Kind::Failure, &recipients).unwrap();
+
+    assert!(report.envelope.sender.is_null());
+    assert_eq!(report.envelope.first.mailbox.to_string(), "postmaster@a.example");
+    let text = String::from_utf8(report.content).unwrap();
+    assert!(text.contains("\r\nTo: <postmaster@a.example>\r\nSubject: A delivery report could not be delivered\r\n"));
+    let parts = parts(&text);
+    assert!(parts[0].1.contains("<me@a.example>") && !parts[0].1.contains("spelling"), "{}", parts[0].1);
+    assert_eq!(parts[2].1.as_bytes(), desk.text);
 }
 
 /// Parses a report from standard input and prints what it found, one thing a line.

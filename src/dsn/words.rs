@@ -1,45 +1,55 @@
 //! The first part: what happened and what to do about it, in words for the person who sent the message.
 
-use super::{Kind, Original, Part, Told, action, cut, date};
+use super::{Kind, Original, Part, Reader, Told, action, cut, date};
 use crate::delivery::job::{Account, Origin};
 use crate::smtp::status::{Class, EnhancedStatus};
 
 /// Lines are filled to about this many characters.
 const WIDTH: usize = 72;
 
-pub(super) fn subject(kind: Kind<'_>) -> &'static str {
-    match kind {
-        Kind::Failure => "Your message could not be delivered",
-        Kind::Delay { .. } => "Your message is delayed (no need to send it again)",
-        Kind::Success => "Your message was delivered",
+pub(super) fn subject(kind: Kind<'_>, reader: Reader) -> &'static str {
+    match (reader, kind) {
+        (Reader::Postmaster, _) => "A delivery report could not be delivered",
+        (Reader::Sender, Kind::Failure) => "Your message could not be delivered",
+        (Reader::Sender, Kind::Delay { .. }) => "Your message is delayed (no need to send it again)",
+        (Reader::Sender, Kind::Success) => "Your message was delivered",
     }
 }
 
 /// `told` is in the order of its kinds; each kind is said once, before its recipients.
-pub(super) fn part(original: &Original<'_>, told: &[Told<'_>], host: &str) -> Part {
+pub(super) fn part(original: &Original<'_>, told: &[Told<'_>], reader: Reader, host: &str) -> Part {
     let mut text = String::new();
     fill(&mut text, "", &format!("This is the mail system at {host}."));
     for group in told.chunk_by(|one, other| one.kind.weight() == other.kind.weight()) {
         if let Some(first) = group.first() {
             text.push_str("\r\n");
-            fill(&mut text, "", &opening(first.kind));
+            fill(&mut text, "", &opening(first.kind, reader));
         }
         for told in group {
-            say(&mut text, told);
+            say(&mut text, told, reader);
         }
     }
     text.push_str("\r\n");
-    let id = original.id;
-    fill(
-        &mut text,
-        "",
-        &format!("If you ask your postmaster about this, please give the number {id}. The message came in on {}.", date(original.arrived)),
-    );
+    let (id, arrived) = (original.id, date(original.arrived));
+    let last = match reader {
+        Reader::Sender => format!("If you ask your postmaster about this, please give the number {id}. The message came in on {arrived}."),
+        Reader::Postmaster => format!("The report had the number {id} and was written on {arrived}. Nothing more is tried."),
+    };
+    fill(&mut text, "", &last);
     let charset = if text.is_ascii() { "text/plain; charset=us-ascii" } else { "text/plain; charset=utf-8" };
-    Part { description: "Notification", kind: charset, body: text.into_bytes() }
+    Part::of_text("Notification", charset, text.into_bytes())
 }
 
-fn opening(kind: Kind<'_>) -> String {
+fn opening(kind: Kind<'_>, reader: Reader) -> String {
+    match reader {
+        Reader::Sender => {}
+        Reader::Postmaster => {
+            return "A report about a message that somebody sent through this relay could not be delivered to the address below. \
+                    So its sender does not know what became of the message. The report is attached; please find another way to \
+                    tell its reader."
+                .to_owned();
+        }
+    }
     match kind {
         Kind::Failure => "Your message could not be delivered to the recipients below, and will not be tried again. \
              If it matters, please do what is said beside each of them, and then send it again."
@@ -53,15 +63,16 @@ fn opening(kind: Kind<'_>) -> String {
     }
 }
 
-fn say(text: &mut String, told: &Told<'_>) {
+fn say(text: &mut String, told: &Told<'_>, reader: Reader) {
     let Told { recipient, kind, account } = *told;
     text.push_str(&format!("\r\n<{}>\r\n", recipient.mailbox));
     if let Some(first) = recipient.original.as_ref().filter(|first| first.address != recipient.mailbox.to_string()) {
         fill(text, "    ", &format!("You wrote to: {}", clean(&first.address)));
     }
     fill(text, "    ", &finding(kind, account));
-    if let Some(advice) = advice(kind, account.status) {
-        fill(text, "    ", advice);
+    match reader {
+        Reader::Sender => fill(text, "    ", advice(kind, account.status).unwrap_or_default()),
+        Reader::Postmaster => {}
     }
 }
 
@@ -109,8 +120,11 @@ fn advice(kind: Kind<'_>, status: EnhancedStatus) -> Option<&'static str> {
     Some(advice)
 }
 
-/// Appends words in lines of about `WIDTH` characters, each behind `indent`.
+/// Appends words, if there are any, in lines of about `WIDTH` characters, each behind `indent`.
 fn fill(text: &mut String, indent: &str, words: &str) {
+    if words.is_empty() {
+        return;
+    }
     let mut column = 0;
     for word in words.split_whitespace() {
         let width = word.chars().count();

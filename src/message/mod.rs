@@ -2,5 +2,6 @@
 
 pub mod hops;
 pub mod message_id;
+pub(crate) mod seven_bit;
 pub mod start;
 pub mod trace;

@@ -24,9 +24,9 @@ use super::footprint;
 use super::message::{Author, Message, NewMessage, Progress};
 use super::moment::Moment;
 use super::places::{Place, Places, domains};
-use super::report::Reporter;
+use super::report::Reports;
 use super::schedule::Schedule;
-use super::settle::{After, Settled, note, settle};
+use super::settle::{After, Settled, note, settle, tell_postmaster};
 use super::store::{Change, Due, DueQuery, Noted, QueueStore, Reached, Settlement, StoreError, Then, new_body};
 use crate::delivery::job::{Job, Outcome, Outcomes, RecipientNo};
 use crate::handoff::QueueId;
@@ -80,7 +80,7 @@ struct Round {
 /// What settling needs; shared by its tasks.
 struct Settler<S> {
     store: Arc<S>,
-    reporter: Reporter,
+    reports: Reports,
     look: Arc<Notify>,
 }
 
@@ -116,14 +116,14 @@ impl<S: QueueStore> Dispatch<S> {
     pub fn new(
         store: Arc<S>,
         schedule: Schedule,
-        reporter: Reporter,
+        reports: Reports,
         limits: ActiveLimits,
         outcomes: mpsc::Receiver<Outcomes>,
     ) -> (Self, Active) {
         let (to_us, fresh) = mpsc::unbounded_channel();
         let look = Arc::new(Notify::new());
         let active = Active { places: Places::new(limits.fresh), fresh: to_us, look: Arc::clone(&look) };
-        let settler = Arc::new(Settler { store, reporter, look: Arc::clone(&look) });
+        let settler = Arc::new(Settler { store, reports, look: Arc::clone(&look) });
         let dispatch = Self {
             settler,
             schedule,
@@ -236,14 +236,34 @@ impl<S: QueueStore> Dispatch<S> {
         let took = round.begun.elapsed();
         round.message.timing = round.message.timing.after_attempt(took);
         let mut settled = settle(&round.message, &round.others, &self.schedule, now, dice as u16);
-        for (no, account) in &settled.silent {
-            tracing::warn!(event = "dropped", id = %round.message.id, rcpt = %name(&round.message, *no), status = %account.status, reason = "nobody wants to hear of this failure");
-        }
+        self.log_unheard(&round.message, &settled);
+        tell_postmaster(&round.message, &mut settled, self.settler.reports.postmaster.as_ref());
         if let After::Retry { timing, .. } = &mut settled.then {
             *timing = self.schedule.sooner(*timing, took);
             self.look_by(Instant::now() + timing.due.since(now).min(LONGEST_LOOK));
         }
         self.settling.spawn(Arc::clone(&self.settler).settle(round.message, settled, now, round.place));
+    }
+
+    /// Failures that the sender of the message does not hear of. That of a report is an alarm: now nobody knows what became of
+    /// the message that it is about.
+    fn log_unheard(&self, message: &Message, settled: &Settled) {
+        let Settler { reports, .. } = &*self.settler;
+        for (no, account) in &settled.silent {
+            let (id, rcpt, status, reply) = (message.id, name(message, *no), account.status, &account.diagnostic);
+            match &message.author {
+                Author::Report { about } => {
+                    reports.undelivered.count();
+                    let (so_far, postmaster) = (reports.undelivered.so_far(), reports.postmaster.as_ref().map(ToString::to_string));
+                    let postmaster = postmaster.unwrap_or_else(|| "none".to_owned());
+                    tracing::error!(event = "dropped", %id, %about, %rcpt, %status, reply, postmaster, so_far, reason = "a delivery report could not be delivered");
+                }
+                Author::User { user, .. } => {
+                    let reason = "the sender is null or asked not to be told";
+                    tracing::warn!(event = "dropped", %id, user, %rcpt, %status, reply, reason);
+                }
+            }
+        }
     }
 
     fn look_by(&mut self, at: Instant) {
@@ -370,7 +390,7 @@ impl<S: QueueStore> Settler<S> {
 
     /// The report and the settlement become durable in one step. While there is no room for the report, both wait.
     async fn settle_and_report(&self, message: Message, settled: Settled, now: Moment) -> Result<(), StoreError> {
-        let (id, reporter) = (message.id, Arc::clone(&self.reporter));
+        let (id, reporter) = (message.id, Arc::clone(&self.reports.reporter));
         let (told, recipients) = (settled.told, message.envelope.recipients().len());
         let written = tokio::task::spawn_blocking(move || reporter(&message, &told, now)).await;
         let report = match written {

@@ -26,6 +26,15 @@ pub enum Author {
     Report { about: QueueId },
 }
 
+impl Author {
+    pub fn is_report(&self) -> bool {
+        match self {
+            Self::User { .. } => false,
+            Self::Report { .. } => true,
+        }
+    }
+}
+
 /// How far one recipient has come.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Standing {

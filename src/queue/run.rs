@@ -22,13 +22,14 @@ use tokio::sync::{mpsc, watch};
 use super::accept::{Door, RecipientLimit, SizeLimit};
 use super::control::{self, ControlError};
 use super::dispatch::{ActiveLimits, DeliveryGone, Dispatch};
-use super::report::Reporter;
+use super::report::{Reporter, Reports, Undelivered};
 use super::schedule::Schedule;
 use super::server::{Peers, serve};
 use super::sqlite::{OpenError, SqliteStore};
 use super::tickets::TicketBook;
 use crate::delivery::job::{Job, Outcomes};
 use crate::sandbox::Notifier;
+use crate::smtp::address::Mailbox;
 
 /// All that the role needs to know.
 #[derive(Clone)]
@@ -52,6 +53,8 @@ pub struct QueueSettings {
     pub reporter: Reporter,
     /// Connected before the cage, in which there is no connecting to the service manager.
     pub notifier: Notifier,
+    /// Hears of reports that could not be delivered.
+    pub postmaster: Option<Mailbox>,
 }
 
 /// Why the role ended, or did not begin.
@@ -98,7 +101,9 @@ pub async fn run_until(
     let store = Arc::new(SqliteStore::open(&settings.spool)?);
     let listener = listener(&settings)?;
     let control = control::bind(&settings.control)?;
-    let (dispatch, active) = Dispatch::new(Arc::clone(&store), settings.schedule, settings.reporter, settings.active, outcomes);
+    let undelivered = Arc::new(Undelivered::default());
+    let reports = Reports { reporter: settings.reporter, postmaster: settings.postmaster, undelivered: Arc::clone(&undelivered) };
+    let (dispatch, active) = Dispatch::new(Arc::clone(&store), settings.schedule, reports, settings.active, outcomes);
     let look = Arc::clone(&active.look);
     let tickets = TicketBook::new(settings.tickets);
     let limits = (SizeLimit(settings.message_size), RecipientLimit(settings.recipients));
@@ -106,7 +111,8 @@ pub async fn run_until(
     let (stopper, stop) = watch::channel(false);
 
     let own = rustix::process::geteuid().as_raw();
-    let control = tokio::spawn(control::serve(control, Arc::clone(&store), Peers(vec![0, own]), look, stop.clone()));
+    let control =
+        tokio::spawn(control::serve(control, Arc::clone(&store), Peers(vec![0, own]), control::Role { look, undelivered }, stop.clone()));
     let server = tokio::spawn(serve(listener, Arc::new(door), Peers(settings.peers), stop.clone()));
     let mut dispatching = tokio::spawn(dispatch.run(jobs, stop));
     tracing::info!(event = "started", role = "queue", spool = %settings.spool.display());

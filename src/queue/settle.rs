@@ -15,6 +15,7 @@ use super::moment::Moment;
 use super::schedule::{Next, Schedule};
 use super::store::Noted;
 use crate::delivery::job::{Account, Outcome, PassedOn, RecipientNo};
+use crate::smtp::address::Mailbox;
 use crate::smtp::envelope::Recipient;
 
 /// What a round makes of a message.
@@ -23,7 +24,7 @@ pub struct Settled {
     pub then: After,
     /// What the sender is to hear, in one report; empty for none.
     pub told: Vec<Told>,
-    /// Recipients that failed and about whom nobody will hear: the sender is null, or NOTIFY forbids it.
+    /// Recipients that failed and about whom the sender will not hear: the sender is null, or NOTIFY forbids it.
     pub silent: Vec<(RecipientNo, Account)>,
 }
 
@@ -118,6 +119,20 @@ pub fn settle(message: &Message, others: &[(RecipientNo, Outcome)], schedule: &S
     Settled { then: After::Retry { progress, timing }, told, silent }
 }
 
+/// A report that failed has no sender to hear of it; the postmaster does, if there is one. What the postmaster cannot get is
+/// lost, so that no report follows another for ever.
+pub fn tell_postmaster(message: &Message, settled: &mut Settled, postmaster: Option<&Mailbox>) {
+    let Some(postmaster) = postmaster.filter(|_| message.author.is_report()) else { return };
+    let recipients: Vec<_> = message.envelope.recipients().collect();
+    settled.silent.retain(|(no, account)| match recipients.get(index(*no)) {
+        Some(recipient) if recipient.mailbox.delivery_key() != postmaster.delivery_key() => {
+            settled.told.push(Told { no: *no, recipient: (*recipient).clone(), what: Event::Failed, account: account.clone() });
+            false
+        }
+        Some(_) | None => true,
+    });
+}
+
 /// The success reports that are owed, which are then no longer.
 fn successes(message: &Message, progress: &mut Progress) -> Vec<Told> {
     let mut told = Vec::new();
@@ -158,6 +173,7 @@ mod tests {
     use crate::delivery::job::{Body, Content, Origin};
     use crate::handoff::QueueId;
     use crate::queue::conformance::{NOW, envelope, new_message};
+    use crate::queue::message::Author;
     use crate::smtp::address::ReversePath;
     use crate::smtp::envelope::{Notify, NotifyOn};
     use crate::smtp::status::{Class, EnhancedStatus};
@@ -263,6 +279,32 @@ mod tests {
 
         assert!(settled.told.is_empty());
         assert_eq!(settled.silent.iter().map(|(no, _)| no.0).collect::<Vec<_>>(), [0, 1], "but the log does");
+    }
+
+    #[test]
+    fn a_report_that_failed_is_told_to_the_postmaster_but_never_to_the_one_who_could_not_get_it() {
+        let mailbox = |text| crate::delivery::samples::mailbox(text);
+        let failed = || {
+            let mut report = message(1);
+            report.author = Author::Report { about: report.id };
+            report.envelope.sender = ReversePath::Null;
+            let settled = round(report.clone(), &[failed()], NOW);
+            (report, settled)
+        };
+        for (postmaster, told) in
+            [(None, vec![]), (Some(mailbox("postmaster@b.example")), vec![(0, Event::Failed)]), (Some(mailbox("r0@B.example")), vec![])]
+        {
+            let (report, mut settled) = failed();
+
+            tell_postmaster(&report, &mut settled, postmaster.as_ref());
+
+            assert_eq!(events(&settled), told, "{postmaster:?}");
+            assert_eq!(settled.silent.len(), 1 - told.len());
+        }
+        let (mut null, mut settled) = failed();
+        null.author = message(1).author;
+        tell_postmaster(&null, &mut settled, Some(&mailbox("postmaster@b.example")));
+        assert!(settled.told.is_empty(), "a client that sends with a null sender does not write to the postmaster");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod door;
 mod many;
 mod pool;
+mod postmaster;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use tokio::time::timeout;
 use super::conformance::{account, envelope, trace};
 use super::control::{Client, ClientError, Filter, RecipientState, State, Target};
 use super::dispatch::ActiveLimits;
-use super::report::Report;
+use super::report::{Report, Reporter};
 use super::run::{QueueSettings, RunError, run_until};
 use super::schedule::Schedule;
 use super::settle::Event;
@@ -26,7 +27,7 @@ use super::tickets::tests::{SESSION, ticket, write_keys};
 use crate::delivery::job::{Body, Job, Outcome, Outcomes, RecipientNo};
 use crate::handoff::{Answer, HandoffError, Limits, Opening, Pool, Proof, QueueId, Refused};
 use crate::smtp::SessionId;
-use crate::smtp::address::ReversePath;
+use crate::smtp::address::{Mailbox, ReversePath};
 use crate::smtp::envelope::{Envelope, Notify};
 
 const LIMIT: u64 = 1024 * 1024;
@@ -36,6 +37,8 @@ const FAR: u64 = 4_000_000_000;
 struct Role {
     place: tempfile::TempDir,
     active: ActiveLimits,
+    /// Where there is one, reports are written as they are in earnest.
+    postmaster: Option<Mailbox>,
     running: Option<Running>,
 }
 
@@ -54,7 +57,7 @@ impl Role {
     async fn with(active: ActiveLimits) -> Self {
         let place = tempfile::tempdir().unwrap();
         write_keys(&place.path().join("tickets"), 1, None);
-        let mut role = Self { place, active, running: None };
+        let mut role = Self { place, active, postmaster: None, running: None };
         role.resume().await;
         role
     }
@@ -64,6 +67,16 @@ impl Role {
     }
 
     async fn resume(&mut self) {
+        let reporter: Reporter = match &self.postmaster {
+            Some(postmaster) => crate::dsn::reporter("mail.example".to_owned(), jiff::tz::TimeZone::UTC, Some(postmaster.clone())),
+            None => Arc::new(|message, told, _| {
+                let ReversePath::Mailbox(sender) = &message.envelope.sender else { return None };
+                let mut envelope = Envelope { sender: ReversePath::Null, ..envelope(&[&sender.to_string()]) };
+                envelope.first.notify = Notify::Never;
+                let lines: Vec<_> = told.iter().map(|it| format!("{} {:?}\r\n", it.recipient.mailbox, it.what)).collect();
+                Some(Report { envelope, bytes: Bytes::from(lines.concat()) })
+            }),
+        };
         let settings = QueueSettings {
             notifier: crate::sandbox::Notifier::from_env(),
             spool: self.path("spool"),
@@ -76,13 +89,8 @@ impl Role {
             schedule: Schedule::default(),
             active: self.active,
             zone: jiff::tz::TimeZone::UTC,
-            reporter: Arc::new(|message, told, _| {
-                let ReversePath::Mailbox(sender) = &message.envelope.sender else { return None };
-                let mut envelope = Envelope { sender: ReversePath::Null, ..envelope(&[&sender.to_string()]) };
-                envelope.first.notify = Notify::Never;
-                let lines: Vec<_> = told.iter().map(|it| format!("{} {:?}\r\n", it.recipient.mailbox, it.what)).collect();
-                Some(Report { envelope, bytes: Bytes::from(lines.concat()) })
-            }),
+            reporter,
+            postmaster: self.postmaster.clone(),
         };
         let (to_delivery, jobs) = mpsc::channel(16);
         let (outcomes, from_delivery) = mpsc::channel(16);

@@ -117,6 +117,16 @@ impl Mailbox {
         self.local.is_ascii() && self.domain.is_ascii()
     }
 
+    /// The same mailbox for those who know nothing of SMTPUTF8: with the domain's A-labels (RFC 5890 §2.3.2.1). `None` if
+    /// its local part is not US-ASCII.
+    pub fn in_ascii(&self) -> Option<Self> {
+        if self.is_ascii() {
+            return Some(self.clone());
+        }
+        let domain = self.domain.to_dns().filter(|_| self.local.is_ascii())?;
+        Some(Self { local: self.local.clone(), domain: Domain::Name(domain) })
+    }
+
     /// Equal for what is one mailbox to delivery: the domain folds case and spelling, the local part does not (RFC 5321 §2.4).
     pub fn delivery_key(&self) -> String {
         let domain = self.domain.to_dns().unwrap_or_else(|| self.domain.to_string());

@@ -56,6 +56,7 @@ impl Wall {
             active: ActiveLimits::default(),
             zone: TimeZone::UTC,
             reporter: Arc::new(|_, _, _| None),
+            postmaster: None,
         };
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -148,6 +148,7 @@ fn queue(directory: &Path) -> mpsc::Receiver<Job> {
         active: ActiveLimits::default(),
         zone: TimeZone::UTC,
         reporter: Arc::new(|_, _, _| None),
+        postmaster: None,
     };
     std::fs::create_dir(&settings.spool).unwrap();
     std::fs::set_permissions(&settings.spool, PermissionsExt::from_mode(0o700)).unwrap();

@@ -87,7 +87,8 @@ fn queue_settings(config: &Config, zone: TimeZone) -> Result<QueueSettings, Fail
             warn_after: WARN_AFTER,
         },
         active: ActiveLimits::default(),
-        reporter: reporter(config.hostname.to_string(), zone.clone()),
+        reporter: reporter(config.hostname.to_string(), zone.clone(), delivery.postmaster.clone()),
+        postmaster: delivery.postmaster.clone(),
         zone,
         notifier: Notifier::from_env(),
     })

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use super::protocol::{Entry, Filter, Note, Request, Shown, Target};
+use super::protocol::{Entry, Filter, Note, Request, Shown, Status, Target};
 
 /// Why a request was not answered.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +44,7 @@ impl Client {
     pub fn list_while(&self, filter: Filter, mut each: impl FnMut(Entry) -> ControlFlow<()>) -> Result<u64, ClientError> {
         self.ask(&Request::List { filter }, |note| match note {
             Note::Entry(entry) => Ok(each(entry)),
-            Note::Shown(_) | Note::Changed(_) | Note::Done { .. } | Note::Error(_) => Err(ClientError::Nonsense),
+            Note::Shown(_) | Note::Status(_) | Note::Changed(_) | Note::Done { .. } | Note::Error(_) => Err(ClientError::Nonsense),
         })
     }
 
@@ -55,9 +55,21 @@ impl Client {
                 shown = Some(*it);
                 Ok(ControlFlow::Continue(()))
             }
-            Note::Entry(_) | Note::Changed(_) | Note::Done { .. } | Note::Error(_) => Err(ClientError::Nonsense),
+            Note::Entry(_) | Note::Status(_) | Note::Changed(_) | Note::Done { .. } | Note::Error(_) => Err(ClientError::Nonsense),
         })?;
         shown.ok_or(ClientError::Nonsense)
+    }
+
+    pub fn status(&self) -> Result<Status, ClientError> {
+        let mut status = None;
+        self.ask(&Request::Status, |note| match note {
+            Note::Status(it) => {
+                status = Some(it);
+                Ok(ControlFlow::Continue(()))
+            }
+            Note::Entry(_) | Note::Shown(_) | Note::Changed(_) | Note::Done { .. } | Note::Error(_) => Err(ClientError::Nonsense),
+        })?;
+        status.ok_or(ClientError::Nonsense)
     }
 
     /// Due at once, unless held. Gives the ids of those that were there, as do the others.
@@ -87,7 +99,7 @@ impl Client {
                 changed.extend(ids);
                 Ok(ControlFlow::Continue(()))
             }
-            Note::Entry(_) | Note::Shown(_) | Note::Done { .. } | Note::Error(_) => Err(ClientError::Nonsense),
+            Note::Entry(_) | Note::Shown(_) | Note::Status(_) | Note::Done { .. } | Note::Error(_) => Err(ClientError::Nonsense),
         })?;
         Ok(changed)
     }

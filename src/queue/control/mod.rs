@@ -3,6 +3,7 @@
 //! ```text
 //! {"do":"list","filter":{"state":"deferred","user":"alice"}}      → {"entry":{…}} for each, then {"done":{"count":2}}
 //! {"do":"show","id":"01hq3…"}                                     → {"shown":{"entry":{…},"headers":"…"}}, {"done":{"count":1}}
+//! {"do":"status"}                                                 → {"status":{"undelivered_reports":0}}, {"done":{"count":1}}
 //! {"do":"retry"|"hold"|"release"|"delete","ids":["01hq3…"]}       → {"changed":["01hq3…"]}, {"done":{"count":1}}
 //! {"do":"delete","filter":{"user":"alice"}}                       → the same, for all that match
 //! anything that cannot be done                                    → {"error":"…"}
@@ -16,5 +17,5 @@ mod protocol;
 mod server;
 
 pub use client::{Client, ClientError};
-pub use protocol::{Entry, Filter, Note, RecipientEntry, RecipientState, Request, Shown, State, Target};
-pub use server::{ControlError, bind, serve};
+pub use protocol::{Entry, Filter, Note, RecipientEntry, RecipientState, Request, Shown, State, Status, Target};
+pub use server::{ControlError, Role, bind, serve};

@@ -20,6 +20,7 @@ pub enum Request {
     Show {
         id: String,
     },
+    Status,
     Retry(Target),
     Hold(Target),
     Release(Target),
@@ -120,12 +121,20 @@ pub struct Shown {
     pub headers: String,
 }
 
+/// The queue as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Delivery reports that could not be delivered since the role began.
+    pub undelivered_reports: u64,
+}
+
 /// One line of an answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Note {
     Entry(Entry),
     Shown(Box<Shown>),
+    Status(Status),
     Changed(Vec<String>),
     Done { count: u64 },
     Error(String),
@@ -219,6 +228,7 @@ mod tests {
         let requests = [
             (r#"{"do":"list","filter":{"state":"deferred","user":"alice"}}"#, Request::List { filter: filter.clone() }),
             (r#"{"do":"list"}"#, Request::List { filter: Filter::default() }),
+            (r#"{"do":"status"}"#, Request::Status),
             (r#"{"do":"show","id":"01"}"#, Request::Show { id: "01".into() }),
             (r#"{"do":"retry","ids":["01"]}"#, Request::Retry(Target::Ids(vec!["01".into()]))),
             (r#"{"do":"delete","filter":{"state":"deferred","user":"alice"}}"#, Request::Delete(Target::Filter(filter))),

@@ -11,10 +11,11 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 
-use super::protocol::{Entry, Filter, Note, REQUEST_LIMIT, Request, Shown, Target};
+use super::protocol::{Entry, Filter, Note, REQUEST_LIMIT, Request, Shown, Status, Target};
 use crate::handoff::QueueId;
 use crate::queue::message::Message;
 use crate::queue::moment::Moment;
+use crate::queue::report::Undelivered;
 use crate::queue::server::Peers;
 use crate::queue::store::{self, Change, Claimed, Hold, QueueStore, StoreError};
 
@@ -62,8 +63,22 @@ pub fn bind(path: &Path) -> Result<UnixListener, ControlError> {
     UnixListener::bind(path).map_err(|error| failed("bind", error))
 }
 
-/// Serves until `stop` is true. `look` is told when something became due.
-pub async fn serve<S: QueueStore>(listener: UnixListener, store: Arc<S>, peers: Peers, look: Arc<Notify>, mut stop: watch::Receiver<bool>) {
+/// What the socket shows and changes beside the store.
+#[derive(Clone)]
+pub struct Role {
+    /// Is told when something became due.
+    pub look: Arc<Notify>,
+    pub undelivered: Arc<Undelivered>,
+}
+
+impl Role {
+    fn status(&self) -> Status {
+        Status { undelivered_reports: self.undelivered.so_far() }
+    }
+}
+
+/// Serves until `stop` is true.
+pub async fn serve<S: QueueStore>(listener: UnixListener, store: Arc<S>, peers: Peers, role: Role, mut stop: watch::Receiver<bool>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let mut conversations = JoinSet::new();
     loop {
@@ -78,10 +93,10 @@ pub async fn serve<S: QueueStore>(listener: UnixListener, store: Arc<S>, peers: 
         };
         match accepted {
             Ok((stream, room)) if peers.include(&stream) => {
-                let (store, look) = (Arc::clone(&store), Arc::clone(&look));
+                let (store, role) = (Arc::clone(&store), role.clone());
                 conversations.spawn(async move {
                     let _room = room;
-                    match attend(stream, &*store, &look).await {
+                    match attend(stream, &*store, &role).await {
                         Ok(()) => {}
                         // Who has seen enough, as `head` has, may go.
                         Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
@@ -103,7 +118,7 @@ pub async fn serve<S: QueueStore>(listener: UnixListener, store: Arc<S>, peers: 
 }
 
 /// One request and its answer.
-async fn attend<S: QueueStore>(stream: UnixStream, store: &S, look: &Notify) -> io::Result<()> {
+async fn attend<S: QueueStore>(stream: UnixStream, store: &S, role: &Role) -> io::Result<()> {
     let (reader, writer) = stream.into_split();
     let mut line = Vec::new();
     let mut reader = BufReader::new(reader).take(REQUEST_LIMIT as u64);
@@ -113,7 +128,7 @@ async fn attend<S: QueueStore>(stream: UnixStream, store: &S, look: &Notify) -> 
     }
     let mut out = Answer { writer: BufWriter::with_capacity(64 * 1024, writer) };
     match serde_json::from_slice(&line) {
-        Ok(request) => match answer(&request, store, look, &mut out).await {
+        Ok(request) => match answer(&request, store, role, &mut out).await {
             Ok(()) => {}
             Err(Trouble::Store(error)) => out.say(&Note::Error(error.to_string())).await?,
             Err(Trouble::Said(text)) => out.say(&Note::Error(text)).await?,
@@ -156,17 +171,21 @@ impl Answer {
     }
 }
 
-async fn answer<S: QueueStore>(request: &Request, store: &S, look: &Notify, out: &mut Answer) -> Result<(), Trouble> {
+async fn answer<S: QueueStore>(request: &Request, store: &S, role: &Role, out: &mut Answer) -> Result<(), Trouble> {
     let now = Moment::now();
     let count = match request {
         Request::List { filter } => list(filter, store, out).await?,
         Request::Show { id } => show(id, store, out).await?,
+        Request::Status => {
+            out.say(&Note::Status(role.status())).await?;
+            1
+        }
         Request::Retry(target) => alter(target, Change::Retry(now), store, out).await?,
         Request::Hold(target) => alter(target, Change::Hold, store, out).await?,
         Request::Release(target) => alter(target, Change::Release(now), store, out).await?,
         Request::Delete(target) => alter(target, Change::Delete, store, out).await?,
     };
-    look.notify_one();
+    role.look.notify_one();
     out.say(&Note::Done { count }).await?;
     Ok(())
 }

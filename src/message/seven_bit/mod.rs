@@ -1,0 +1,3 @@
+//! Mail with octets above 127, for servers that take none of them (RFC 6152 §3).
+
+pub(crate) mod encode;
