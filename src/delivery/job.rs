@@ -13,7 +13,7 @@ use crate::handoff::QueueId;
 use crate::message::start::{LOOK, Start};
 use crate::smtp::address::ReversePath;
 use crate::smtp::envelope::{BodyType, EnvelopeId, International, Recipient, Ret};
-use crate::smtp::status::EnhancedStatus;
+use crate::smtp::status::{Class, EnhancedStatus};
 
 /// One message and those of its recipients that are due.
 #[derive(Clone, Debug)]
@@ -123,6 +123,18 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// With a status of the class that belongs to it, whatever the server wrote: no delivery fails
+    /// with 2.0.0 (RFC 3463 §3.1).
+    pub fn in_its_class(mut self) -> Self {
+        let class = match &self {
+            Self::Delivered(_) => Class::Success,
+            Self::Deferred(_) => Class::Transient,
+            Self::Failed(_) => Class::Permanent,
+        };
+        self.account_mut().status.class = class;
+        self
+    }
+
     pub fn account_mut(&mut self) -> &mut Account {
         match self {
             Self::Delivered(account) | Self::Deferred(account) | Self::Failed(account) => account,

@@ -98,7 +98,8 @@ impl Parcel {
         let mut left = Vec::new();
         for (number, recipient) in std::mem::take(&mut self.recipients) {
             match fates.next() {
-                Some(Fate::Settled(mut outcome)) => {
+                Some(Fate::Settled(outcome)) => {
+                    let mut outcome = outcome.in_its_class();
                     let account = outcome.account_mut();
                     if account.remote.is_none() && account.origin == Origin::Remote {
                         account.remote = Some(relay.label.to_owned());

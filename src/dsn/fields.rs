@@ -7,6 +7,7 @@ use jiff::Zoned;
 
 use super::{Kind, Original, Part, Told, action, cut, date};
 use crate::delivery::job::Origin;
+use crate::smtp::status::{Class, EnhancedStatus};
 use crate::smtp::xtext;
 
 /// Where a long line is folded, if there is a blank.
@@ -27,6 +28,17 @@ pub(super) fn part(original: &Original<'_>, told: &[Told<'_>], now: &Zoned, host
     Part::of_text("Delivery report", "message/delivery-status", fields.text.into_bytes())
 }
 
+/// The status as it may stand beside the action: no failure and no delay has the class of success
+/// (RFC 3463 §3.1), not even one that an earlier version recorded so.
+fn status(kind: Kind<'_>, status: EnhancedStatus) -> EnhancedStatus {
+    let class = match (kind, status.class) {
+        (Kind::Failure, Class::Success) => Class::Permanent,
+        (Kind::Delay { .. }, Class::Success) => Class::Transient,
+        (Kind::Success, class) | (Kind::Failure | Kind::Delay { .. }, class @ (Class::Transient | Class::Permanent)) => class,
+    };
+    EnhancedStatus { class, ..status }
+}
+
 struct Fields {
     text: String,
 }
@@ -41,7 +53,7 @@ impl Fields {
         let address_type = if recipient.mailbox.is_ascii() { "rfc822" } else { "utf-8" };
         self.add("Final-Recipient", &format!("{address_type}; {}", xtext::utf8_in_ascii(&recipient.mailbox.to_string())));
         self.add("Action", action(kind, account));
-        self.add("Status", &account.status.to_string());
+        self.add("Status", &status(kind, account.status).to_string());
         match (account.origin, &account.remote) {
             (Origin::Remote, Some(remote)) => self.add("Remote-MTA", &format!("dns; {}", host_of(remote))),
             (Origin::Remote, None) | (Origin::Local, _) => {}

@@ -227,6 +227,18 @@ fn success_is_reported_only_where_the_next_server_will_not() {
 }
 
 #[test]
+fn no_failure_and_no_delay_has_the_status_of_a_success() {
+    let until = at("2026-11-25T11:00:00+01:00[+01:00]");
+    for (kind, status) in [(Kind::Failure, "5.0.0"), (Kind::Delay { until: &until }, "4.0.0")] {
+        let odd = account(Class::Success, 0, 0, "250 2.0.0 ok, in reply to DATA");
+
+        let text = Desk::new("me@a.example").text(kind, &[(to("x@b.example", Notify::Unspecified), odd)]);
+
+        assert!(text.contains(&format!("\r\nStatus: {status}\r\n")), "{text}");
+    }
+}
+
+#[test]
 fn a_delay_says_until_when_and_gives_only_the_header_back() {
     let until = at("2026-11-25T11:00:00+01:00[+01:00]");
     let slow = account(Class::Transient, 4, 1, "no answer");
