@@ -406,7 +406,8 @@ pub const ROWS: &[Row] = &[
         key: "routes[].smart_hosts[].tls",
         wants: Wants::Word(&["none", "opportunistic", "required"]),
         fallback: Value("required"),
-        about: "`required`: STARTTLS, and a certificate that proves the name; otherwise the mail waits. `opportunistic`: TLS where it is offered, without proof. `none`: \
+        about: "`required`: STARTTLS, and a certificate that proves the name; otherwise the mail waits. `opportunistic`: TLS where it is offered, without proof; in the clear where it \
+                cannot be begun, unless a login is configured. `none`: \
                 in the clear.",
     },
     Row {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 use rustls_pki_types::PrivateKeyDer;
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
@@ -21,6 +21,12 @@ pub(crate) enum Does {
     HangsUp,
     /// Never says anything again.
     Hangs,
+    /// Says this again and again, and nothing else.
+    Drips(String),
+    /// As a server should, after this time.
+    Waits(Duration),
+    /// As a server should, except that it reads an octet at a time, with pauses.
+    ReadsSlowly,
 }
 
 pub(crate) fn says(text: &str) -> Does {
@@ -222,9 +228,9 @@ impl Session {
                     // Taken before it says so, as a real server does.
                     let does = (self.manner)(self.at, "content");
                     let yes = match &does {
-                        Does::Right | Does::HangsUp => true,
+                        Does::Right | Does::HangsUp | Does::Waits(_) | Does::ReadsSlowly => true,
                         Does::Says(text) | Does::LastSays(text) => text.starts_with('2'),
-                        Does::Hangs => false,
+                        Does::Hangs | Does::Drips(_) => false,
                     };
                     if yes {
                         self.log.lock().unwrap().messages.push(taken);
@@ -255,6 +261,25 @@ impl Session {
             Does::Says(text) => (text, Goes::On),
             Does::LastSays(text) => (text, Goes::Ends),
             Does::HangsUp => (String::new(), Goes::Ends),
+            Does::Drips(text) => loop {
+                self.stream.write_all(text.as_bytes()).await?;
+                self.stream.flush().await?;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            },
+            Does::Waits(time) => {
+                tokio::time::sleep(time).await;
+                (format!("{reply}\r\n"), Goes::On)
+            }
+            Does::ReadsSlowly => {
+                self.stream.write_all(format!("{reply}\r\n").as_bytes()).await?;
+                self.stream.flush().await?;
+                loop {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    if self.stream.read_u8().await.is_err() {
+                        return Ok((Goes::Ends, 0));
+                    }
+                }
+            }
             Does::Hangs => {
                 tokio::time::sleep(Duration::from_secs(3600)).await;
                 (String::new(), Goes::Ends)

@@ -36,7 +36,7 @@ impl Outages {
     pub(crate) fn note(&self, address: SocketAddr, trouble: &Trouble, now: Instant) {
         let pause = match trouble.kind {
             Kind::Slow => FOR_LONG,
-            Kind::Quick | Kind::Handshake | Kind::TooOld | Kind::Lost | Kind::NoMail => BRIEFLY,
+            Kind::Quick | Kind::Handshake | Kind::TooOld | Kind::NoTls | Kind::Channel | Kind::Lost | Kind::NoMail => BRIEFLY,
         };
         let mut known = self.known(now);
         let broke = known.get(&address).and_then(|outage| outage.broke);

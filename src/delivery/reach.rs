@@ -285,7 +285,7 @@ impl<'a> Search<'a> {
                 }
                 self.why = Some(account);
             }
-            Kind::Quick | Kind::Slow | Kind::Handshake | Kind::TooOld | Kind::Lost => self.fail(account),
+            Kind::Quick | Kind::Slow | Kind::Handshake | Kind::NoTls | Kind::TooOld | Kind::Channel | Kind::Lost => self.fail(account),
         }
     }
 

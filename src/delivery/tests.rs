@@ -40,7 +40,19 @@ fn to(route: Route) -> Settings {
 }
 
 fn patience(limit: Duration) -> Timeouts {
-    Timeouts { connect: limit, handshake: limit, command: limit, data: limit, block: limit, end: limit, quit: limit, secret: limit }
+    Timeouts {
+        connect: limit,
+        handshake: limit,
+        command: limit,
+        data: limit,
+        block: limit,
+        end: limit,
+        opening: limit,
+        dialogue: limit,
+        odd: limit.min(Duration::from_millis(200)),
+        quit: limit,
+        secret: limit,
+    }
 }
 
 fn to_one(address: SocketAddr) -> Settings {
@@ -271,8 +283,8 @@ async fn a_connection_that_ends_at_any_point_defers_and_delivers_to_nobody() {
 
 #[tokio::test]
 async fn garbage_and_endless_replies_end_the_connection() {
-    let endless = "250-x\r\n".repeat(200);
-    let long = format!("250 {}\r\n", "x".repeat(5000));
+    let endless = "250-x\r\n".repeat(20_000);
+    let long = format!("250 {}\r\n", "x".repeat(70_000));
     for garbage in ["hello\r\n", "\0\0\0\r\n", "999 x\r\n", &endless, &long] {
         for command in ["banner", "EHLO", "MAIL", "DATA"] {
             let text = garbage.to_owned();
@@ -284,6 +296,341 @@ async fn garbage_and_endless_replies_end_the_connection() {
             assert!(matches!(found[0], Outcome::Deferred(_)), "{command} {:?}", &garbage[..5]);
         }
     }
+}
+
+/// Speaks no TLS behind its 220 where `broken` says so; takes mail only through TLS.
+async fn insists_on_tls(broken: impl Fn(At) -> bool + Send + Sync + 'static, refusing: &'static str) -> (Fake, Arc<AtomicU32>) {
+    let (tls, _) = acceptor("relay.example");
+    let refused = Arc::new(AtomicU32::new(0));
+    let count = refused.clone();
+    let secured = std::sync::Mutex::new(std::collections::HashSet::new());
+    let manner = move |at: At, heard: &str| match heard {
+        "STARTTLS" if broken(at) => Does::LastSays("220 go\r\n".to_owned()),
+        "STARTTLS" => {
+            secured.lock().unwrap().insert(at.connection);
+            Does::Right
+        }
+        _ if heard.starts_with(refusing) && !secured.lock().unwrap().contains(&at.connection) => {
+            count.fetch_add(1, Ordering::SeqCst);
+            says("530 5.7.0 Must issue a STARTTLS command first")
+        }
+        _ => Does::Right,
+    };
+    (Fake::start(Skills { tls: Some(tls), ..Skills::with(&ALL) }, manner).await, refused)
+}
+
+#[tokio::test]
+async fn after_one_broken_handshake_no_mail_is_lost_to_530_and_tls_is_tried_afresh() {
+    for refusing in ["MAIL", "RCPT", "DATA", "content"] {
+        // The first connection breaks the handshake, the second one is in clear and hears 530.
+        let (fake, refused) = insists_on_tls(|at| at.connection == 0, refusing).await;
+        let settings = Settings { per_destination: 1, ..to_hosts(vec![host(fake.address, TlsDemand::Opportunistic)]) };
+
+        let found = outcomes_of(settings, numbered(6)).await;
+
+        assert!(found.values().all(|outcome| matches!(outcome, Outcome::Delivered(_))), "{refusing} {found:?}");
+        assert!(refused.load(Ordering::SeqCst) <= 3, "one message, at one connection");
+        assert!(fake.commands(2).contains(&"STARTTLS".to_owned()), "{refusing} {:?}", fake.commands(2));
+        assert_eq!(fake.connections(), 3, "{refusing}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_wants_what_we_cannot_do_defers_at_every_stage_and_never_fails() {
+    let stages = ["banner", "EHLO", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "content"];
+    for offers in [&["PIPELINING", "AUTH LOGIN PLAIN"][..], &["AUTH LOGIN PLAIN"]] {
+        for stage in stages {
+            for code in [530, 523, 538, 534, 535, 454, 504] {
+                let from_mail = matches!(stage, "MAIL" | "RCPT" | "DATA" | "content");
+                if from_mail && code == 504 {
+                    continue; // there it is about a parameter
+                }
+                let (tls, roots) = acceptor("relay.example");
+                let manner = move |_: At, heard: &str| if heard.starts_with(stage) { says(&format!("{code} x")) } else { Does::Right };
+                let fake = Fake::start(Skills { tls: Some(tls), ..Skills::with(offers) }, manner).await;
+                let login = Some(Login { user: "us".to_owned(), secret: "relay.secret".to_owned() });
+                let smart_host = SmartHost { host: "relay.example".to_owned(), port: fake.address.port(), tls: TlsDemand::Required, login };
+                let settings = Settings { roots: Arc::new(roots), secrets: Arc::new(OneSecret), ..to_hosts(vec![smart_host]) };
+
+                let found = outcomes(settings, 1).await;
+
+                assert!(matches!(found[0], Outcome::Deferred(_)), "{stage} {code} {found:?}");
+                assert!(account(&found[0]).diagnostic.contains(&code.to_string()), "{stage} {code} {found:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn another_host_gets_the_next_try_when_one_wants_a_login_or_tls() {
+    for stage in ["banner", "EHLO", "MAIL", "RCPT", "DATA", "content"] {
+        let manner = move |_: At, heard: &str| if heard.starts_with(stage) { says("530 5.7.0 log in first") } else { Does::Right };
+        let wants = Fake::start(Skills::with(&ALL), manner).await;
+        let good = Fake::good(&ALL).await;
+
+        let found = outcomes(to_hosts(vec![host(wants.address, TlsDemand::None), host(good.address, TlsDemand::None)]), 2).await;
+
+        assert_eq!(brief(&found), ["D2.0.0", "D2.0.0"], "{stage}");
+        assert_eq!((wants.messages().len(), good.messages().len()), (0, 1));
+    }
+}
+
+#[tokio::test]
+async fn whatever_a_server_does_at_the_word_starttls_but_begin_it_counts_as_a_broken_handshake() {
+    for (demand, wanted) in [(TlsDemand::Opportunistic, 'D'), (TlsDemand::Required, 'T')] {
+        for behaviour in 0..6 {
+            let manner = move |_: At, heard: &str| match (heard, behaviour) {
+                ("STARTTLS", 0) => Does::HangsUp,
+                ("STARTTLS", 1) => Does::Hangs,
+                ("STARTTLS", 2) => says("454 4.7.0 TLS not available"),
+                ("STARTTLS", 3) => Does::LastSays("421 4.3.0 going\r\n".to_owned()),
+                ("STARTTLS", 4) => says("999 what"),
+                ("STARTTLS", _) => Does::LastSays("220 go\r\n".to_owned()),
+                _ => Does::Right,
+            };
+            let fake = Fake::start(Skills::with(&["PIPELINING", "STARTTLS"]), manner).await;
+            let mut settings = to_hosts(vec![host(fake.address, demand)]);
+            settings.timeouts.handshake = Duration::from_millis(300);
+
+            let found = outcomes(settings, 1).await;
+
+            assert!(brief(&found)[0].starts_with(wanted), "{demand:?} {behaviour} {found:?}");
+            let clear = fake.connections() - 1;
+            assert_eq!(fake.commands(clear).iter().any(|line| line.starts_with("MAIL")), wanted == 'D');
+            assert_eq!(fake.connections(), if wanted == 'D' { 2 } else { 1 }, "{behaviour}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_up_before_its_first_word_through_tls_counts_as_a_broken_handshake() {
+    let (tls, _) = acceptor("relay.example");
+    let ehlos = AtomicU32::new(0);
+    let manner = move |at: At, heard: &str| match heard.starts_with("EHLO") && at.connection == 0 {
+        true if ehlos.fetch_add(1, Ordering::SeqCst) == 1 => Does::HangsUp,
+        _ => Does::Right,
+    };
+    let fake = Fake::start(Skills { tls: Some(tls), ..Skills::with(&ALL) }, manner).await;
+
+    let found = outcomes(to_hosts(vec![host(fake.address, TlsDemand::Opportunistic)]), 1).await;
+
+    assert_eq!(brief(&found), ["D2.0.0"]);
+    assert!(!fake.commands(1).contains(&"STARTTLS".to_owned()));
+}
+
+#[tokio::test]
+async fn odd_lines_void_no_reply_and_contradictions_defer() {
+    let cases = [
+        ("MAIL", "550-5.7.1 a\r\n554 5.7.1 b", "F5.7.1"),
+        ("RCPT", "550-5.1.1 a\r\n\r\n550 b", "F5.1.1"),
+        ("RCPT", "550-5.1.1 a\r\nno code\r\n550 b", "F5.1.1"),
+        ("RCPT", "550\t5.1.1 a", "F5.1.1"),
+        ("RCPT", "550", "F5.0.0"),
+        ("RCPT", "550 2.1.0 odd", "F5.0.0"),
+        ("DATA", "452-4.3.1 a\r\n451 b", "T4.3.1"),
+        ("content", "554-5.6.0 a\r\nhttp://x.example/\r\n\r\n554 b", "F5.6.0"),
+        ("content", "250-2.0.0 a\r\nb\r\n250 c", "D2.0.0"),
+        ("content", "250 2.0.0 a\r\n", "D2.0.0"),
+        ("EHLO", "250-fake.example\r\n\r\nhello\r\n250\tDSN", "D2.0.0"),
+        ("banner", "hello\r\n220-a\r\n\r\n220 b", "D2.0.0"),
+        ("MAIL", "550-5.7.1 a\r\n250 b", "T4.5.0"),
+        ("RCPT", "550-5.7.1 a\r\n250 b", "T4.5.0"),
+        ("RCPT", "250-2.1.5 a\r\n550 b", "T4.5.0"),
+        ("DATA", "354-a\r\n554 b", "T4.5.0"),
+        ("content", "250-2.0.0 a\r\n550 5.0.0 b", "T4.5.0"),
+        ("banner", "220-a\r\n554 b", "T4.5.0"),
+    ];
+    for offers in [&ALL[..], &[]] {
+        for (command, reply, wanted) in cases {
+            let fake =
+                Fake::start(Skills::with(offers), move |_, heard| if heard.starts_with(command) { says(reply) } else { Does::Right }).await;
+
+            let found = outcomes(to_one(fake.address), 1).await;
+
+            assert_eq!(brief(&found), [wanted], "{command} {reply} {offers:?} {found:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_positive_code_where_none_is_due_is_a_protocol_error_and_never_a_status_of_success() {
+    for offers in [&ALL[..], &[]] {
+        for (command, reply) in [
+            ("EHLO", "354 2.0.0 x"),
+            ("EHLO", "220 2.0.0 x"),
+            ("MAIL", "354 2.0.0 x"),
+            ("MAIL", "220 2.0.0 x"),
+            ("RCPT", "354 2.0.0 x"),
+            ("DATA", "250 2.0.0 x"),
+            ("DATA", "235 2.0.0 x"),
+            ("content", "354 2.0.0 x"),
+            ("content", "221 2.0.0 x"),
+        ] {
+            let fake =
+                Fake::start(Skills::with(offers), move |_, heard| if heard.starts_with(command) { says(reply) } else { Does::Right }).await;
+
+            let found = outcomes(to_one(fake.address), 2).await;
+
+            assert_eq!(brief(&found), ["T4.5.0", "T4.5.0"], "{command} {reply} {offers:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_line_without_a_code_among_pipelined_replies_shifts_nobodys_answer() {
+    // Were the line skipped, the refusal of the second recipient would be the fate of the first.
+    let manner = |_: At, heard: &str| match heard {
+        "RCPT TO:<r0@b.example>" => says("what?"),
+        "RCPT TO:<r1@b.example>" => says("550 5.1.1 no"),
+        _ => Does::Right,
+    };
+    let fake = Fake::start(Skills::with(&ALL), manner).await;
+
+    let found = outcomes(to_one(fake.address), 2).await;
+
+    assert!(matches!(found[0], Outcome::Deferred(_)), "{found:?}");
+    assert!(!matches!(found[1], Outcome::Delivered(_)));
+}
+
+#[tokio::test]
+async fn no_list_of_keywords_hides_starttls_or_auth() {
+    let (tls, roots) = acceptor("relay.example");
+    let (roots, secrets): (_, Arc<dyn Secrets>) = (Arc::new(roots), Arc::new(OneSecret));
+    let keywords = |count: usize| (0..count).map(|number| format!("250-X-KEYWORD-{number:05} with some words\r\n")).collect::<String>();
+    let mechanisms = format!("250-AUTH {} PLAIN\r\n", "X-MECHANISM ".repeat(3000));
+    for (middle, fine) in [(keywords(90), true), (keywords(1000), true), (mechanisms, true), (keywords(2000), false)] {
+        let text = middle.clone();
+        let started = Arc::new(AtomicU32::new(0));
+        let manner = move |_: At, heard: &str| match heard.starts_with("EHLO") {
+            true if started.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) => says(&format!("250-x\r\n{text}250 STARTTLS")),
+            true => says(&format!("250-x\r\n{text}250 AUTH PLAIN")),
+            false => Does::Right,
+        };
+        let fake = Fake::start(Skills { tls: Some(tls.clone()), ..Skills::default() }, manner).await;
+        for demand in [TlsDemand::Required, TlsDemand::Opportunistic] {
+            let login = Some(Login { user: "us".to_owned(), secret: "relay.secret".to_owned() });
+            let smart_host = SmartHost { host: "relay.example".to_owned(), port: fake.address.port(), tls: demand, login };
+            let settings = Settings { roots: roots.clone(), secrets: secrets.clone(), ..to_hosts(vec![smart_host]) };
+
+            let found = outcomes(settings, 1).await;
+
+            if fine {
+                assert_eq!(brief(&found), ["D2.0.0"], "{demand:?} {}", middle.len());
+            } else {
+                assert_eq!(brief(&found), ["T4.5.0"], "{demand:?} {}", middle.len());
+                assert!(account(&found[0]).diagnostic.contains("longer than 65536 octets"), "{found:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_login_with_a_long_secret_or_another_mechanism_works() {
+    struct LongSecret;
+    impl Secrets for LongSecret {
+        fn secret<'a>(&'a self, _: &'a str) -> Asked<'a> {
+            Box::pin(async { Ok(Zeroizing::new("p".repeat(700))) })
+        }
+    }
+    for refused in ["", "AUTH PLAIN"] {
+        for code in ["504 5.5.4 no", "534 5.7.9 no"] {
+            let manner = move |_: At, heard: &str| match heard {
+                _ if !refused.is_empty() && heard.starts_with(refused) => says(code),
+                "AUTH PLAIN" => says("334 "),
+                "AUTH LOGIN" => says("334 VXNlcm5hbWU6"),
+                // Neither a command nor anything the fake server knows: a response.
+                _ if heard.len() > 900 => says("235 in"),
+                "dXM=" => says("334 UGFzc3dvcmQ6"),
+                _ => Does::Right,
+            };
+            let fake = Fake::start(Skills::with(&["AUTH PLAIN LOGIN"]), manner).await;
+            let login = Some(Login { user: "us".to_owned(), secret: "s".to_owned() });
+            let smart_host = SmartHost { login, ..host(fake.address, TlsDemand::None) };
+            let settings = Settings { secrets: Arc::new(LongSecret), ..to_hosts(vec![smart_host]) };
+
+            let found = outcomes(settings, 1).await;
+
+            assert_eq!(brief(&found), ["D2.0.0"], "{refused} {code} {:?}", fake.commands(0));
+            let commands = fake.commands(0);
+            assert!(commands.contains(&"AUTH PLAIN".to_owned()), "without an initial response");
+            assert!(commands.iter().filter(|line| line.contains(' ')).all(|line| line.len() + 2 <= 512));
+            assert_eq!(commands.contains(&"AUTH LOGIN".to_owned()), !refused.is_empty());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_drips_a_reply_is_left_when_the_time_for_the_whole_reply_is_over() {
+    for stage in ["banner", "EHLO", "MAIL", "content"] {
+        for drip in ["2", "250-x\r\n", "\r\n", "x\r\n", "250-x"] {
+            let manner = move |_: At, heard: &str| if heard.starts_with(stage) { Does::Drips(drip.to_owned()) } else { Does::Right };
+            let fake = Fake::start(Skills::with(&ALL), manner).await;
+            let settings = Settings { timeouts: patience(Duration::from_millis(400)), ..to_one(fake.address) };
+            let begun = Instant::now();
+
+            let found = outcomes(settings, 1).await;
+
+            assert!(matches!(found[0], Outcome::Deferred(_)), "{stage} {drip:?} {found:?}");
+            assert!(begun.elapsed() < Duration::from_secs(20), "{stage} {drip:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_slow_at_each_step_is_left_when_the_time_for_all_is_over() {
+    // Each single reply is in time by far.
+    let slow = |_: At, heard: &str| match heard.starts_with("RCPT") {
+        true => Does::Waits(Duration::from_millis(100)),
+        false => Does::Right,
+    };
+    for offers in [&ALL[..], &[]] {
+        let fake = Fake::start(Skills::with(offers), slow).await;
+        let mut settings = to_one(fake.address);
+        settings.timeouts.dialogue = Duration::from_millis(1500);
+        let begun = Instant::now();
+
+        let found = outcomes(settings, 60).await;
+
+        // Without pipelining, those accepted in time get the message, and the others follow.
+        let delivered = found.iter().filter(|outcome| matches!(outcome, Outcome::Delivered(_))).count();
+        assert!(offers.len() > 1 || delivered == 60, "{delivered}");
+        assert!(found.iter().all(|outcome| matches!(outcome, Outcome::Delivered(_) | Outcome::Deferred(_))), "{found:?}");
+        assert!(begun.elapsed() < Duration::from_secs(50));
+    }
+    let opening = Fake::start(Skills::with(&ALL), |_, heard| match heard {
+        "banner" => Does::Waits(Duration::from_millis(700)),
+        _ if heard.starts_with("EHLO") => Does::Waits(Duration::from_millis(700)),
+        _ => Does::Right,
+    })
+    .await;
+    let mut settings = to_one(opening.address);
+    settings.timeouts.opening = Duration::from_secs(1);
+
+    let found = outcomes(settings, 1).await;
+
+    assert_eq!(brief(&found), ["T4.4.1"]);
+    assert!(account(&found[0]).diagnostic.contains("the start of the connection"), "{found:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_reads_the_content_too_slowly_is_left() {
+    let manner = |_: At, heard: &str| if heard == "DATA" { Does::ReadsSlowly } else { Does::Right };
+    let fake = Fake::start(Skills::with(&["8BITMIME"]), manner).await;
+    let mut job = samples::job("s@a.example", &["x@b.example"]);
+    // More than the buffers of the kernel take.
+    let size = 24 * 1024 * 1024;
+    job.content.body = Body::Memory(Bytes::from(b"0123456789abcdef0123456789abcd\r\n".repeat(size / 32)));
+    let mut settings = to_one(fake.address);
+    // So that only the limit for the whole content can end it, which is shortened by the rest of
+    // the patience.
+    settings.timeouts.block = Duration::from_secs(2);
+    let begun = Instant::now();
+
+    let found = in_order(outcomes_of(settings, vec![job]).await);
+
+    assert!(matches!(found[0], Outcome::Deferred(_)), "{found:?}");
+    assert!(begun.elapsed() < Duration::from_secs(60));
+    assert!(fake.messages().is_empty());
 }
 
 #[tokio::test]

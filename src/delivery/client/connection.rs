@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::content::{Outgoing, Pieces, prepare};
 use super::dialer::within;
 use super::features::Features;
-use super::reply::{Progress, Replies, Reply};
+use super::reply::{Meaning, Owed, Progress, Replies, Reply, skip_empty_lines};
 use super::stream::Stream;
 use super::stuffing::Stuffing;
 use super::transaction::{Stage, State, Step, Transaction};
@@ -24,7 +25,12 @@ const WRITE: usize = 64 * 1024;
 /// A connection is not used for longer, so that mail returns to a preferred host that is back.
 pub(crate) const LIFETIME: Duration = Duration::from_secs(300);
 
-/// How long a server may take (RFC 5321 §4.5.3.2).
+/// The slowest transfer of a content that goes on, in octets a second. The slots for connections
+/// are shared by all domains.
+const SLOWEST: u64 = 1024;
+
+/// How long a server may take (RFC 5321 §4.5.3.2). Each limit is for the whole of what it names,
+/// however many pieces that comes in: a server that sends an octet a minute gains nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     pub connect: Duration,
@@ -36,6 +42,14 @@ pub struct Timeouts {
     pub block: Duration,
     /// From the end of the content to its reply.
     pub end: Duration,
+    /// From the connection to the first MAIL.
+    pub opening: Duration,
+    /// From a message's first command to the reply to DATA, which is more than one command may take
+    /// and less than all may.
+    pub dialogue: Duration,
+    /// For the rest of a reply whose first line has no code. Most servers that write such a line do
+    /// not speak SMTP.
+    pub odd: Duration,
     /// For QUIT's reply.
     pub quit: Duration,
     /// For a smart host's secret.
@@ -51,6 +65,9 @@ impl Default for Timeouts {
             data: Duration::from_secs(120),
             block: Duration::from_secs(180),
             end: Duration::from_secs(600),
+            opening: Duration::from_secs(600),
+            dialogue: Duration::from_secs(1200),
+            odd: Duration::from_secs(30),
             quit: Duration::from_secs(5),
             secret: Duration::from_secs(10),
         }
@@ -74,7 +91,8 @@ pub(crate) struct Connection {
     tls: String,
 }
 
-/// Whether the server announced that it hangs up (RFC 5321 §3.8).
+/// Whether the connection ends after this message: the server announced that it hangs up (RFC 5321
+/// §3.8), or takes no mail without TLS or a login.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Closing {
     NotSaid,
@@ -143,6 +161,7 @@ impl Connection {
     /// The opening is over. A server that has said more than it was asked for is out of step.
     pub(crate) fn ready(&mut self, features: Features) -> Result<(), Trouble> {
         self.features = features;
+        skip_empty_lines(&mut self.input);
         if self.input.is_empty() { Ok(()) } else { Err(Trouble::protocol("the server spoke out of turn")) }
     }
 
@@ -173,7 +192,8 @@ impl Connection {
     }
 
     /// Whether the server has said nothing beyond its replies. One that has is out of step and cannot be trusted with another message.
-    pub(crate) fn is_quiet(&self) -> bool {
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        skip_empty_lines(&mut self.input);
         self.input.is_empty()
     }
 
@@ -187,7 +207,10 @@ impl Connection {
             Ok(prepared) => prepared,
             Err(error) => return Err((parcel, Trouble::content(&error))),
         };
-        let transaction = Transaction::begin(parcel.job(), parcel.recipients(), self.features, needs, self.state, &mut self.out);
+        // A connection that broke under this parcel may have done so because its replies were not
+        // told apart.
+        let features = Features { pipelining: self.features.pipelining && parcel.losses == 0, ..self.features };
+        let transaction = Transaction::begin(parcel.job(), parcel.recipients(), features, needs, self.state, &mut self.out);
         Ok(Attempt { parcel, outgoing, transaction })
     }
 
@@ -199,20 +222,30 @@ impl Connection {
         more: impl Fn() -> Option<Parcel>,
         next: &mut Option<Result<Attempt, (Parcel, Trouble)>>,
     ) -> Result<(), Lost> {
+        let begun = Instant::now();
         let mut end_of_data = EndOfData::NotSent;
         let mut step = if matches!(attempt.transaction.stage(), Stage::Done(_)) { Step::Done } else { Step::Send };
         loop {
             match step {
                 Step::Done => break,
+                Step::Leave(trouble) => {
+                    // A server that wants TLS or a login has taken nothing. What any other
+                    // misplaced reply means is unknown.
+                    let end_of_data = if trouble.kind == Kind::Channel { EndOfData::NotSent } else { end_of_data };
+                    return Err(Lost { trouble, end_of_data });
+                }
                 Step::Read => {}
-                Step::Send => self.flush(self.timeouts.command).await.map_err(|trouble| Lost { trouble, end_of_data })?,
+                Step::Send => {
+                    let limit = self.timeouts.command.min(self.timeouts.dialogue.saturating_sub(begun.elapsed()));
+                    self.flush(limit).await.map_err(|trouble| Lost { trouble, end_of_data })?;
+                }
                 Step::Content => {
                     if let Err(trouble) = self.content(attempt).await {
                         // A server that has had enough says why before it hangs up.
                         let limit = self.timeouts.quit;
-                        let said = trouble.kind == Kind::Lost && self.read_reply(limit, "a reply").await.is_ok();
+                        let said = trouble.kind == Kind::Lost && self.read_reply(limit, "a reply", Owed::One).await.is_ok();
                         let reply = self.replies.current();
-                        if !said || reply.code < 400 {
+                        if !said || matches!(reply.meaning(), Meaning::Yes | Meaning::More | Meaning::Nonsense) {
                             return Err(Lost { trouble, end_of_data });
                         }
                         self.closing = Closing::Said;
@@ -222,6 +255,7 @@ impl Connection {
                     // The next MAIL, RCPT and DATA ride behind the content (RFC 2920 §3.1): the end leaves the server clean.
                     if self.features.pipelining
                         && self.age() < LIFETIME
+                        && !attempt.transaction.is_barred()
                         && let Some(parcel) = more()
                     {
                         self.state = State::Clean;
@@ -231,26 +265,45 @@ impl Connection {
                     self.flush(self.timeouts.block).await.map_err(|trouble| Lost { trouble, end_of_data })?;
                 }
             }
-            let limit = match attempt.transaction.stage() {
-                Stage::Rset | Stage::Mail | Stage::Rcpt => self.timeouts.command,
-                Stage::Data => self.timeouts.data,
-                Stage::Content | Stage::LoneDot | Stage::Done(_) => self.timeouts.end,
+            let owed = if next.is_some() { Owed::Several } else { attempt.transaction.owed() };
+            let read = match attempt.transaction.stage() {
+                Stage::Rset | Stage::Mail | Stage::Rcpt => self.read_in_dialogue(begun, self.timeouts.command, owed).await,
+                Stage::Data => self.read_in_dialogue(begun, self.timeouts.data, owed).await,
+                Stage::Content | Stage::LoneDot | Stage::Done(_) => self.read_reply(self.timeouts.end, "a reply", owed).await,
             };
-            self.read_reply(limit, "a reply").await.map_err(|trouble| Lost { trouble, end_of_data })?;
+            read.map_err(|trouble| Lost { trouble, end_of_data })?;
             let reply = self.replies.current();
-            if reply.code == 421 {
+            if reply.is(421) {
                 self.closing = Closing::Said;
                 if end_of_data == EndOfData::NotSent {
                     return Err(Lost { trouble: Trouble::of_reply("a command", &reply), end_of_data });
                 }
+            }
+            if begun.elapsed() > self.timeouts.dialogue / 2 {
+                attempt.transaction.hurry();
             }
             step = attempt.transaction.reply(&reply, attempt.parcel.job(), attempt.parcel.recipients(), &mut self.out);
         }
         if let Stage::Done(state) = attempt.transaction.stage() {
             self.state = state;
         }
+        if attempt.transaction.is_barred() {
+            self.closing = Closing::Said;
+        }
         self.answered += 1;
         Ok(())
+    }
+
+    /// A reply to a command of a message that began at `begun`; all of them together have a limit
+    /// too.
+    async fn read_in_dialogue(&mut self, begun: Instant, limit: Duration, owed: Owed) -> Result<(), Trouble> {
+        let all = self.timeouts.dialogue;
+        let left = all.saturating_sub(begun.elapsed());
+        let read = self.read_reply(limit.min(left), "a reply", owed).await;
+        match read {
+            Err(trouble) if trouble.kind == Kind::Slow && left < limit => Err(Trouble::slow("the commands of one message", all)),
+            read => read,
+        }
     }
 
     /// Sends what is in the buffer.
@@ -264,16 +317,25 @@ impl Connection {
         sent?.map_err(|error| Trouble::lost(Some(&error)))
     }
 
-    /// Reads until a reply is complete; it is then the current one.
-    pub(crate) async fn read_reply(&mut self, limit: Duration, doing: &str) -> Result<(), Trouble> {
-        while self.replies.take(&mut self.input)? == Progress::NeedsMore {
+    /// Reads until a reply is complete, within `limit` from now; it is then the current one.
+    pub(crate) async fn read_reply(&mut self, limit: Duration, doing: &str, owed: Owed) -> Result<(), Trouble> {
+        let deadline = Instant::now() + limit;
+        while self.replies.take(&mut self.input, owed)? == Progress::NeedsMore {
             let Some(stream) = &mut self.stream else { return Err(Trouble::lost(None)) };
-            let read = within(limit, doing, stream.read(&mut self.input)).await?;
-            match read {
-                Ok(0) => return Err(Trouble::lost(None)),
-                Ok(_) => {}
-                Err(error) => return Err(Trouble::lost(Some(&error))),
-            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let is_odd = self.replies.is_odd();
+            let left = if is_odd { left.min(self.timeouts.odd) } else { left };
+            let trouble = match timeout(left, stream.read(&mut self.input)).await {
+                Ok(Ok(1..)) => continue,
+                Ok(Ok(0)) => Trouble::lost(None),
+                Ok(Err(error)) => Trouble::lost(Some(&error)),
+                Err(_) if is_odd => Trouble::protocol("the server sent what is no SMTP reply"),
+                Err(_) => Trouble::silent(doing, limit),
+            };
+            return Err(match self.replies.unfinished() {
+                Some(words) => trouble.after(&words),
+                None => trouble,
+            });
         }
         Ok(())
     }
@@ -294,15 +356,23 @@ impl Connection {
         self.out.extend_from_slice(b"QUIT\r\n");
         let limit = self.timeouts.quit;
         if self.flush(limit).await.is_ok()
-            && self.read_reply(limit, "QUIT").await.is_ok()
+            && self.read_reply(limit, "QUIT", Owed::One).await.is_ok()
             && let Some(stream) = &mut self.stream
         {
             let _ = within(limit, "closing", stream.close()).await;
         }
     }
 
-    /// Stuffs the content into the buffer and sends it; the last part, with the end, stays in the buffer.
+    /// Sends the content up to its last part, fast enough for its size.
     async fn content(&mut self, attempt: &Attempt) -> Result<(), Trouble> {
+        let size = attempt.parcel.job().content.size();
+        let limit = self.timeouts.block + Duration::from_secs(size / SLOWEST);
+        timeout(limit, self.send_content(attempt)).await.map_err(|_| Trouble::slow("sending the message", limit))?
+    }
+
+    /// Stuffs the content into the buffer and sends it; the last part, with the end, stays in the
+    /// buffer.
+    async fn send_content(&mut self, attempt: &Attempt) -> Result<(), Trouble> {
         self.stuffing.restart();
         let mut pieces = Pieces::of(&attempt.parcel.job().content, attempt.outgoing);
         while let Some(piece) = pieces.next().await.map_err(|error| Trouble::content(&error))? {

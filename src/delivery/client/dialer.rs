@@ -2,9 +2,11 @@
 //!
 //! A client certificate is shown in TLS 1.3 alone: to an older server that asks for one the connection is made again without it.
 //!
-//! `opportunistic` follows Postfix's `may`: encrypted when the server offers it, whoever it is; when the handshake fails (without the certificate
-//! too) the connection is made again in clear, because a listener who can break the handshake could have hidden the offer as well.
-//! Not so with a login: then there is no connection without TLS.
+//! `opportunistic` follows Postfix's `may`: encrypted when the server offers it, whoever it is.
+//! When the handshake fails (without the certificate too), or the server refuses STARTTLS, hangs up
+//! or stays silent at it, the connection is made again in clear, because a listener who can break
+//! the handshake could have hidden the offer as well. With a login there is no connection without
+//! TLS. Nothing of this is remembered: each connection tries TLS afresh.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use zeroize::Zeroize as _;
 
 use super::connection::{Connection, Timeouts};
 use super::opening::{Cover, Opening, Step, Wish};
+use super::reply::Owed;
 use super::secrets::Secrets;
 use super::stream::Stream;
 use super::tls::{Shows, TlsClients, is_too_old};
@@ -59,21 +62,34 @@ pub(crate) struct Dialer {
 impl Dialer {
     pub(crate) async fn dial(&self, endpoint: &Endpoint) -> Result<Connection, Trouble> {
         let mut trouble = match self.open(endpoint, endpoint.tls, Shows::Certificate).await {
-            Err(trouble) if matches!(trouble.kind, Kind::Handshake | Kind::TooOld) => trouble,
+            Err(trouble) if trouble.is_about_tls() => trouble,
             other => return other,
         };
         let clear = may_go_clear(endpoint);
-        // A server that insists on the certificate takes mail neither so nor in clear; where it may matter for good (`required`) only TLS 1.2 is a reason.
-        if trouble.kind == Kind::TooOld || (clear && self.tls.has_certificate()) {
+        // A server that insists on the certificate takes mail neither so nor in clear; where it may
+        // matter for good (`required`) only TLS 1.2 is a reason. A server that did not begin TLS
+        // has not seen the certificate.
+        if trouble.kind == Kind::TooOld || (trouble.kind == Kind::Handshake && clear && self.tls.has_certificate()) {
             match self.open(endpoint, endpoint.tls, Shows::Nothing).await {
-                Err(again) if again.kind == Kind::Handshake => trouble = again,
+                Err(again) if again.is_about_tls() => trouble = again,
                 other => return other,
             }
         }
-        if clear { self.open(endpoint, TlsDemand::None, Shows::Nothing).await } else { Err(trouble) }
+        if !clear {
+            return Err(trouble);
+        }
+        let label = endpoint.label();
+        tracing::warn!(event = "tls_failed", relay = label, error = trouble.account(&label).diagnostic, next = "a connection in clear");
+        self.open(endpoint, TlsDemand::None, Shows::Nothing).await
     }
 
+    /// One connection, ready for MAIL within `opening`, however slowly the server speaks.
     async fn open(&self, endpoint: &Endpoint, demand: TlsDemand, shows: Shows) -> Result<Connection, Trouble> {
+        let limit = self.timeouts.opening;
+        timeout(limit, self.talk(endpoint, demand, shows)).await.map_err(|_| Trouble::slow("the start of the connection", limit))?
+    }
+
+    async fn talk(&self, endpoint: &Endpoint, demand: TlsDemand, shows: Shows) -> Result<Connection, Trouble> {
         let stream = within(self.timeouts.connect, "connecting", TcpStream::connect(endpoint.address))
             .await?
             .map_err(|error| Trouble::connect(&error))?;
@@ -92,7 +108,9 @@ impl Dialer {
         let wish = if endpoint.login.is_some() { Wish::Login } else { Wish::NoLogin };
         let mut opening = Opening::new(&self.hostname, demand, cover, wish);
         loop {
-            connection.read_reply(self.timeouts.command, "greeting").await?;
+            let limit = if opening.awaits_tls() { self.timeouts.handshake } else { self.timeouts.command };
+            let heard = connection.read_reply(limit, opening.doing(), Owed::One).await;
+            heard.map_err(|trouble| opening.placed(trouble))?;
             let mut step = {
                 let (reply, out) = connection.reply_and_out();
                 opening.reply(&reply, out)?
@@ -106,7 +124,7 @@ impl Dialer {
             if let (Step::Secret, Some(login)) = (step, &endpoint.login) {
                 let asked = within(self.timeouts.secret, "asking for the secret", self.secrets.secret(&login.secret)).await?;
                 let secret = asked.map_err(|error| Trouble::secret(&error))?;
-                step = opening.login(&login.user, &secret, connection.out());
+                step = opening.login(&login.user, &secret, connection.out())?;
             }
             if let Step::Ready(features) = step {
                 connection.ready(features)?;
@@ -114,7 +132,7 @@ impl Dialer {
             }
             let sent = connection.flush(self.timeouts.command).await;
             connection.out().zeroize();
-            sent?;
+            sent.map_err(|trouble| opening.placed(trouble))?;
         }
     }
 

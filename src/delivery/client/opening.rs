@@ -5,27 +5,35 @@
 //!      HELO ─────┘                                 └────────┘
 //! ```
 //!
-//! A password crosses only an encrypted connection, unless the configuration says `tls: none`; and nothing the server
-//! said before the handshake is believed after it (RFC 3207 §4.2).
+//! A password crosses only an encrypted connection, unless the configuration says `tls: none`; and
+//! nothing the server said before the handshake is believed after it (RFC 3207 §4.2). A refusal
+//! here is about the connection and never about a message: it becomes a `Trouble`, which defers.
+//!
+//! AUTH PLAIN is preferred, AUTH LOGIN is next: where a server offers both and refuses the
+//! mechanism itself (504 or 534, RFC 4954 §4 and §6), the other one is tried.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use super::features::Features;
-use super::reply::Reply;
-use super::trouble::Trouble;
+use super::reply::{Meaning, Reply};
+use super::transaction::COMMAND_LIMIT;
+use super::trouble::{Kind, Trouble};
 use crate::delivery::route::TlsDemand;
+use crate::smtp::command::AUTH_LIMIT;
 
 #[derive(Debug)]
 pub(crate) struct Opening {
     hostname: String,
     demand: TlsDemand,
+    /// Before the banner.
+    start: Cover,
     cover: Cover,
     login: Wish,
     stage: Stage,
     features: Features,
-    /// What AUTH LOGIN sends next; wiped when dropped.
+    /// What AUTH sends at each 334, the last one first; wiped when dropped.
     parts: Vec<Zeroizing<String>>,
 }
 
@@ -72,41 +80,77 @@ pub(crate) enum Step {
 impl Opening {
     /// `cover` is `Encrypted` where TLS came before the first octet of SMTP.
     pub(crate) fn new(hostname: &str, demand: TlsDemand, cover: Cover, login: Wish) -> Self {
-        Self { hostname: hostname.to_owned(), demand, cover, login, stage: Stage::Banner, features: Features::default(), parts: Vec::new() }
+        let (hostname, stage) = (hostname.to_owned(), Stage::Banner);
+        Self { hostname, demand, start: cover, cover, login, stage, features: Features::default(), parts: Vec::new() }
     }
 
     pub(crate) fn reply(&mut self, reply: &Reply<'_>, out: &mut Vec<u8>) -> Result<Step, Trouble> {
         match self.stage {
-            Stage::Banner if reply.code == 220 => Ok(self.hello("EHLO", Stage::Ehlo, out)),
-            Stage::Ehlo if reply.is_positive() => {
+            Stage::Banner if reply.is(220) => Ok(self.hello("EHLO", Stage::Ehlo, out)),
+            Stage::Ehlo if reply.meaning() == Meaning::Yes => {
                 self.features = Features::of(reply);
                 self.after_hello(out)
             }
-            // RFC 5321 §3.2: a server that does not know EHLO may know HELO. Without EHLO there is neither TLS nor AUTH.
-            Stage::Ehlo if reply.is_permanent() && self.demand != TlsDemand::Required && self.login == Wish::NoLogin => {
-                Ok(self.hello("HELO", Stage::Helo, out))
-            }
-            Stage::Helo if reply.is_positive() => self.after_hello(out),
-            Stage::StartTls if reply.code == 220 => {
+            Stage::Ehlo if self.may_say_helo(reply) => Ok(self.hello("HELO", Stage::Helo, out)),
+            Stage::Helo if reply.meaning() == Meaning::Yes => self.after_hello(out),
+            Stage::StartTls if reply.is(220) => {
                 self.stage = Stage::Handshake;
                 Ok(Step::Secure)
             }
-            Stage::StartTls if self.demand == TlsDemand::Opportunistic && reply.code != 421 => self.after_tls(),
-            Stage::Auth if reply.code == 334 => match self.parts.pop() {
+            Stage::Auth if reply.is(334) => match self.parts.pop() {
                 Some(part) => {
                     out.extend_from_slice(part.as_bytes());
                     out.extend_from_slice(b"\r\n");
                     Ok(Step::Send)
                 }
-                None => Err(Trouble::of_reply("AUTH", reply)),
+                None => Err(Trouble::unexpected(self.doing(), reply)),
             },
-            Stage::Auth if reply.code == 235 => Ok(self.ready()),
-            Stage::Banner => Err(Trouble::of_reply("greeting", reply)),
-            Stage::Ehlo | Stage::Helo => Err(Trouble::of_reply("EHLO", reply)),
-            Stage::StartTls => Err(Trouble::of_reply("STARTTLS", reply)),
-            Stage::Auth => Err(Trouble::of_reply("AUTH", reply)),
+            Stage::Auth if reply.is(235) => Ok(self.ready()),
+            Stage::Auth if (reply.is(504) || reply.is(534)) && self.features.auth_plain && self.features.auth_login => {
+                self.features.auth_plain = false;
+                self.stage = Stage::Secret;
+                Ok(Step::Secret)
+            }
+            // Whatever a server does at this word except begin TLS: the driver decides whether it
+            // may go on without.
+            Stage::StartTls => Err(Trouble::of_reply(self.doing(), reply).of_kind(Kind::NoTls)),
+            Stage::Banner | Stage::Ehlo | Stage::Helo | Stage::Auth => Err(Trouble::of_reply(self.doing(), reply)),
             Stage::Handshake | Stage::Secret | Stage::Ready => Err(Trouble::protocol("the server spoke out of turn")),
         }
+    }
+
+    /// What the next reply answers, for words.
+    pub(crate) fn doing(&self) -> &'static str {
+        match self.stage {
+            Stage::Banner => "greeting",
+            Stage::Ehlo => "EHLO",
+            Stage::Helo => "HELO",
+            Stage::StartTls | Stage::Handshake => "STARTTLS",
+            Stage::Secret | Stage::Auth | Stage::Ready => "AUTH",
+        }
+    }
+
+    /// Whether the word STARTTLS is not answered yet.
+    pub(crate) fn awaits_tls(&self) -> bool {
+        self.stage == Stage::StartTls
+    }
+
+    /// A connection that broke at this stage, as what it means for TLS. A server that hangs up or
+    /// stays silent at STARTTLS has not begun it. One that hangs up before its first word through
+    /// TLS has refused our side of the handshake: TLS 1.3 has no earlier place for that.
+    pub(crate) fn placed(&self, trouble: Trouble) -> Trouble {
+        match (self.stage, self.cover, self.start, trouble.kind) {
+            (Stage::StartTls, _, _, _) => trouble.of_kind(Kind::NoTls),
+            (Stage::Ehlo, Cover::Encrypted, Cover::Clear, Kind::Lost) => trouble.of_kind(Kind::Handshake),
+            _ => trouble,
+        }
+    }
+
+    /// RFC 5321 §3.2: a server that does not know EHLO may know HELO. Without EHLO there is neither
+    /// TLS nor AUTH.
+    fn may_say_helo(&self, reply: &Reply<'_>) -> bool {
+        let unknown = reply.meaning() == Meaning::Never && !reply.is_about_the_opening();
+        unknown && self.demand != TlsDemand::Required && self.login == Wish::NoLogin
     }
 
     /// The handshake is done: everything begins again.
@@ -116,19 +160,31 @@ impl Opening {
         self.hello("EHLO", Stage::Ehlo, out)
     }
 
-    /// The secret is there. `out` holds it afterwards and is wiped by the driver.
-    pub(crate) fn login(&mut self, user: &str, secret: &Zeroizing<String>, out: &mut Vec<u8>) -> Step {
+    /// The secret is there. `out` holds it afterwards and is wiped by the driver. What would make a
+    /// command line longer than the 512 octets of RFC 5321 §4.5.3.1.4 waits for the server's 334
+    /// (RFC 4954 §4).
+    pub(crate) fn login(&mut self, user: &str, secret: &Zeroizing<String>, out: &mut Vec<u8>) -> Result<Step, Trouble> {
         self.stage = Stage::Auth;
         if self.features.auth_plain {
             let plain = Zeroizing::new(format!("\0{user}\0{}", secret.as_str()));
-            out.extend_from_slice(b"AUTH PLAIN ");
-            out.extend_from_slice(encoded(&plain).as_bytes());
-            out.extend_from_slice(b"\r\n");
+            let plain = encoded(&plain);
+            out.extend_from_slice(b"AUTH PLAIN");
+            if out.len() + 1 + plain.len() + 2 <= COMMAND_LIMIT {
+                out.push(b' ');
+                out.extend_from_slice(plain.as_bytes());
+                self.parts = Vec::new();
+            } else {
+                self.parts = vec![plain];
+            }
         } else {
-            out.extend_from_slice(b"AUTH LOGIN\r\n");
+            out.extend_from_slice(b"AUTH LOGIN");
             self.parts = vec![encoded(secret), encoded(user)];
         }
-        Step::Send
+        out.extend_from_slice(b"\r\n");
+        if self.parts.iter().any(|part| part.len() + 2 > AUTH_LIMIT) {
+            return Err(Trouble::secret(&format_args!("it does not fit into a line of {AUTH_LIMIT} octets")));
+        }
+        Ok(Step::Send)
     }
 
     fn hello(&mut self, verb: &str, stage: Stage, out: &mut Vec<u8>) -> Step {
@@ -184,6 +240,7 @@ fn encoded(text: &str) -> Zeroizing<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::smtp::status::Class;
 
     struct Play {
         opening: Opening,
@@ -205,8 +262,12 @@ mod tests {
         }
 
         fn logs_in(&mut self) {
+            self.logs_in_with("pw").unwrap();
+        }
+
+        fn logs_in_with(&mut self, secret: &str) -> Result<Step, Trouble> {
             self.said.clear();
-            self.opening.login("us", &Zeroizing::new("pw".into()), &mut self.said);
+            self.opening.login("us", &Zeroizing::new(secret.into()), &mut self.said)
         }
     }
 
@@ -247,17 +308,52 @@ mod tests {
     }
 
     #[test]
-    fn required_tls_that_is_not_offered_or_refused_is_trouble_and_opportunistic_is_not() {
-        for (offer, code) in [("x", None), ("x\nSTARTTLS", Some(454))] {
-            for (demand, fine) in [(TlsDemand::Required, false), (TlsDemand::Opportunistic, true)] {
+    fn required_tls_that_is_not_offered_is_trouble_and_opportunistic_is_not() {
+        for (demand, fine) in [(TlsDemand::Required, false), (TlsDemand::Opportunistic, true)] {
+            let mut play = Play::new(demand, Cover::Clear, Wish::NoLogin);
+            play.hears(220, "").unwrap();
+
+            assert_eq!(matches!(play.hears(250, "x"), Ok(Step::Ready(_))), fine, "{demand:?}");
+        }
+    }
+
+    #[test]
+    fn whatever_refuses_starttls_ends_the_connection_as_one_without_tls() {
+        for code in [454, 421, 500, 502, 504, 530, 523, 534, 535, 538, 554, 250, 354] {
+            for demand in [TlsDemand::Required, TlsDemand::Opportunistic] {
                 let mut play = Play::new(demand, Cover::Clear, Wish::NoLogin);
                 play.hears(220, "").unwrap();
-                let mut end = play.hears(250, offer);
-                if let Some(code) = code {
-                    end = play.hears(code, "");
-                }
-                assert_eq!(matches!(end, Ok(Step::Ready(_))), fine, "{demand:?} {offer}");
+                play.hears(250, "x\nSTARTTLS").unwrap();
+
+                let trouble = play.hears(code, "2.0.0 x").unwrap_err();
+
+                assert_eq!((trouble.kind, trouble.account("r").status.class), (Kind::NoTls, Class::Transient), "{code} {demand:?}");
             }
+        }
+    }
+
+    #[test]
+    fn replies_about_the_connection_do_not_lead_to_helo() {
+        for code in [530, 523, 538, 534, 535, 454, 504] {
+            let mut play = Play::new(TlsDemand::Opportunistic, Cover::Clear, Wish::NoLogin);
+            play.hears(220, "").unwrap();
+
+            let trouble = play.hears(code, "").unwrap_err();
+
+            assert_eq!(trouble.account("r").status.class, Class::Transient, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_reply_that_answers_nothing_is_a_protocol_error_for_now() {
+        let banner = |code, text: &str| Play::new(TlsDemand::None, Cover::Clear, Wish::NoLogin).hears(code, text);
+        let ehlo = |code, text: &str| {
+            let mut play = Play::new(TlsDemand::None, Cover::Clear, Wish::NoLogin);
+            play.hears(220, "").unwrap();
+            play.hears(code, text)
+        };
+        for end in [banner(250, "2.0.0 x"), banner(354, ""), ehlo(220, "x"), ehlo(354, "2.0.0 x"), ehlo(235, "2.7.0 x"), ehlo(334, "")] {
+            assert_eq!(end.unwrap_err().account("r").status.to_string(), "4.5.0");
         }
     }
 
@@ -294,6 +390,65 @@ mod tests {
         play.hears(334, "UGFzc3dvcmQ6").unwrap();
         assert_eq!(play.said(), "cHc=\r\n");
         assert!(play.hears(334, "more?").is_err());
+    }
+
+    #[test]
+    fn a_mechanism_that_is_refused_is_followed_by_the_other_one() {
+        for code in [504, 534] {
+            for offer in ["x\nAUTH PLAIN LOGIN", "x\nAUTH LOGIN PLAIN"] {
+                let mut play = Play::new(TlsDemand::Required, Cover::Encrypted, Wish::Login);
+                play.hears(220, "").unwrap();
+                play.hears(250, offer).unwrap();
+                play.logs_in();
+                assert!(play.said().starts_with("AUTH PLAIN "));
+
+                assert_eq!(play.hears(code, "x"), Ok(Step::Secret));
+                play.logs_in();
+                assert_eq!(play.said(), "AUTH LOGIN\r\n");
+                assert!(play.hears(code, "x").is_err(), "there is no third");
+            }
+            for offer in ["x\nAUTH PLAIN", "x\nAUTH LOGIN"] {
+                let mut play = Play::new(TlsDemand::Required, Cover::Encrypted, Wish::Login);
+                play.hears(220, "").unwrap();
+                play.hears(250, offer).unwrap();
+                play.logs_in();
+
+                assert_eq!(play.hears(code, "x").unwrap_err().account("r").status.class, Class::Transient);
+            }
+        }
+    }
+
+    #[test]
+    fn no_login_makes_a_command_line_longer_than_512_octets() {
+        // With the 4 octets of `us` and two NULs, 368 become 496 in base64, and the line is 509
+        // octets long.
+        for (length, with_initial) in [(1, true), (367, true), (368, true), (369, false), (700, false), (9000, false)] {
+            let mut play = Play::new(TlsDemand::Required, Cover::Encrypted, Wish::Login);
+            play.hears(220, "").unwrap();
+            play.hears(250, "x\nAUTH PLAIN").unwrap();
+            let secret = "p".repeat(length);
+
+            play.logs_in_with(&secret).unwrap();
+
+            assert_eq!(play.said() != "AUTH PLAIN\r\n", with_initial, "{length}");
+            assert!(play.said().len() <= COMMAND_LIMIT);
+            let line = if with_initial {
+                play.said().strip_prefix("AUTH PLAIN ").unwrap().to_owned()
+            } else {
+                assert_eq!(play.hears(334, ""), Ok(Step::Send));
+                play.said().to_owned()
+            };
+            assert_eq!(STANDARD.decode(line.trim_end()).unwrap(), format!("\0us\0{secret}").as_bytes());
+            assert!(matches!(play.hears(235, ""), Ok(Step::Ready(_))));
+        }
+        for offer in ["x\nAUTH PLAIN", "x\nAUTH LOGIN"] {
+            let mut play = Play::new(TlsDemand::Required, Cover::Encrypted, Wish::Login);
+            play.hears(220, "").unwrap();
+            play.hears(250, offer).unwrap();
+            let trouble = play.logs_in_with(&"p".repeat(9300)).unwrap_err();
+
+            assert_eq!(trouble.account("r").status.to_string(), "4.3.5");
+        }
     }
 
     #[test]

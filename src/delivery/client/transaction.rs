@@ -5,13 +5,16 @@
 //!          └─ in one flight when the server offers PIPELINING (RFC 2920 §3.1), else one by one
 //! ```
 //!
-//! Every recipient has exactly one fate at the end. A recipient is delivered only by a 2yz to the content.
+//! Every recipient has exactly one fate at the end. A recipient is delivered only by a 2yz to the
+//! content, and fails only by a 5yz that is about the message. A reply about the connection (530
+//! and its kind), or one that answers nothing that was asked, ends the connection; those not
+//! settled by then may be tried elsewhere.
 
 use std::borrow::Cow;
-use std::io::Write as _;
 
 use super::features::{Features, Size};
-use super::reply::Reply;
+use super::reply::{Meaning, Owed, Reply};
+use super::trouble::Trouble;
 use crate::delivery::job::{Account, Job, Origin, Outcome, PassedOn, RecipientNo};
 use crate::smtp::address::{Mailbox, ReversePath};
 use crate::smtp::envelope::{BodyType, International, Notify, OriginalRecipient, Recipient, Ret};
@@ -31,6 +34,20 @@ pub(crate) struct Transaction {
     /// The recipient whose RCPT is answered next.
     asking: usize,
     accepted: usize,
+    /// Recipients whose NOTIFY did not fit into the command line.
+    without_notify: Vec<usize>,
+    pace: Pace,
+    /// The server refused a recipient until TLS or a login comes: no other message may use the
+    /// connection.
+    barred: Option<Trouble>,
+}
+
+/// Whether there is time to ask for more recipients, where each RCPT waits for its reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pace {
+    Steady,
+    /// Those accepted so far get the message now; the others go in another transaction.
+    Late,
 }
 
 /// What has become of one recipient.
@@ -74,7 +91,7 @@ enum Mail {
 }
 
 /// What the driver has to do next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Read another reply.
     Read,
@@ -83,6 +100,8 @@ pub(crate) enum Step {
     /// Send the content with its end, then read.
     Content,
     Done,
+    /// Drop the connection. Whoever is not settled may be tried elsewhere.
+    Leave(Trouble),
 }
 
 /// What the content, as it will be sent, needs of a server. What the server offers anyway may not have been looked for.
@@ -116,6 +135,9 @@ impl Transaction {
             fates: vec![Fate::Open; recipients.len()],
             asking: 0,
             accepted: 0,
+            without_notify: Vec::new(),
+            pace: Pace::Steady,
+            barred: None,
         };
         let Some(sender) = it.sender(job).filter(|_| utf8 || !needs.utf8 || job.international == International::Ascii) else {
             it.settle_open(|| unfit(6, 7, "the message needs SMTPUTF8, which the next server does not offer"));
@@ -130,9 +152,17 @@ impl Transaction {
             it.settle_open(|| unfit(3, 4, "the message is larger than the next server takes"));
             return it.done(state);
         }
+        if MAIL.len() + sender.len() + PATH_END > COMMAND_LIMIT {
+            it.settle_open(|| unfit(1, 7, "the sender's address is too long for an SMTP command"));
+            return it.done(state);
+        }
         for (fate, (_, recipient)) in it.fates.iter_mut().zip(recipients) {
-            if written(&recipient.mailbox, utf8).is_none() {
-                *fate = Fate::Settled(unfit(6, 7, "the address needs SMTPUTF8, which the next server does not offer"));
+            match written(&recipient.mailbox, utf8) {
+                None => *fate = Fate::Settled(unfit(6, 7, "the address needs SMTPUTF8, which the next server does not offer")),
+                Some(mailbox) if RCPT.len() + mailbox.len() + PATH_END > COMMAND_LIMIT => {
+                    *fate = Fate::Settled(unfit(1, 3, "the address is too long for an SMTP command"));
+                }
+                Some(_) => {}
             }
         }
         if !it.fates.contains(&Fate::Open) {
@@ -155,9 +185,11 @@ impl Transaction {
 
     /// Takes in the next reply.
     pub(crate) fn reply(&mut self, reply: &Reply<'_>, job: &Job, recipients: &[(RecipientNo, Recipient)], out: &mut Vec<u8>) -> Step {
-        match self.stage {
+        let meaning = reply.meaning();
+        match (self.stage, meaning) {
+            (Stage::Done(_), _) => Step::Done,
             // A server that refuses RSET shows it again at MAIL.
-            Stage::Rset => {
+            (Stage::Rset, Meaning::Yes | Meaning::NotNow | Meaning::Never) => {
                 self.stage = Stage::Mail;
                 if self.pipelined {
                     return Step::Read;
@@ -168,55 +200,78 @@ impl Transaction {
                 }
                 Step::Send
             }
-            Stage::Mail => {
+            (Stage::Mail, Meaning::Yes) => {
                 self.stage = Stage::Rcpt;
-                if reply.is_positive() {
-                    self.mail = Mail::Accepted;
-                } else {
-                    self.mail = Mail::Refused;
-                    self.settle_open(|| refusal(reply));
-                }
+                self.mail = Mail::Accepted;
                 self.after_mail_or_rcpt(recipients, out)
             }
-            Stage::Rcpt => {
-                let crowded = (matches!(reply.code, 452 | 552) || is_too_many(reply)) && self.accepted > 0;
-                if let Some(fate @ Fate::Open) = self.fates.get_mut(self.asking) {
-                    *fate = match reply.is_positive() {
-                        true => Fate::Accepted,
-                        false if crowded => Fate::Again,
-                        false => Fate::Settled(refusal(reply)),
-                    };
-                    self.accepted += usize::from(*fate == Fate::Accepted);
-                }
+            (Stage::Mail, Meaning::NotNow | Meaning::Never) => {
+                self.stage = Stage::Rcpt;
+                self.mail = Mail::Refused;
+                self.settle_open(|| refusal(reply));
+                self.after_mail_or_rcpt(recipients, out)
+            }
+            (Stage::Rcpt, Meaning::Yes | Meaning::NotNow | Meaning::Never | Meaning::Channel) => {
+                self.settle_asked(reply, meaning);
                 self.asking += 1;
                 self.skip_to_open();
                 self.after_mail_or_rcpt(recipients, out)
             }
-            Stage::Data if reply.code == 354 && self.accepted > 0 => {
+            // The server may count this recipient among those it accepted, so no content may
+            // follow.
+            (Stage::Rcpt, Meaning::More | Meaning::Nonsense) => {
+                let trouble = Trouble::unexpected(self.stage.command(), reply);
+                if let Some(fate @ Fate::Open) = self.fates.get_mut(self.asking) {
+                    *fate = Fate::Settled(Outcome::Deferred(trouble.account_so_far()));
+                }
+                Step::Leave(trouble)
+            }
+            (Stage::Data, Meaning::More) if reply.is(354) && self.accepted > 0 => {
                 self.stage = Stage::Content;
                 Step::Content
             }
-            Stage::Data if reply.code == 354 => {
+            (Stage::Data, Meaning::More) if reply.is(354) => {
                 out.extend_from_slice(b".\r\n");
                 self.stage = Stage::LoneDot;
                 Step::Send
             }
-            Stage::Data => {
+            (Stage::Data, Meaning::NotNow | Meaning::Never) => {
                 self.settle_accepted(|| refusal(reply));
                 self.finish(if self.mail == Mail::Accepted { State::Open } else { State::Clean })
             }
-            Stage::Content => {
-                let passed_on = if self.features.dsn { PassedOn::WithDsn } else { PassedOn::WithoutDsn };
-                if reply.is_positive() {
-                    self.settle_accepted(|| Outcome::Delivered(Account { passed_on, ..account(reply) }));
-                } else {
-                    self.settle_accepted(|| refusal(reply));
-                }
+            (Stage::Content, Meaning::Yes) => {
+                self.deliver_accepted(reply);
                 self.finish(State::Clean)
             }
-            Stage::LoneDot => self.finish(State::Clean),
-            Stage::Done(_) => Step::Done,
+            (Stage::Content, Meaning::NotNow | Meaning::Never) => {
+                self.settle_accepted(|| refusal(reply));
+                self.finish(State::Clean)
+            }
+            (Stage::LoneDot, Meaning::Yes | Meaning::NotNow | Meaning::Never) => self.finish(State::Clean),
+            (
+                Stage::Rset | Stage::Mail | Stage::Data | Stage::Content | Stage::LoneDot,
+                Meaning::Yes | Meaning::More | Meaning::Channel | Meaning::Nonsense,
+            ) => Step::Leave(Trouble::of_reply(self.stage.command(), reply)),
         }
+    }
+
+    /// The message is late: no recipients are asked for beyond the next reply if somebody was
+    /// accepted.
+    pub(crate) fn hurry(&mut self) {
+        self.pace = Pace::Late;
+    }
+
+    /// Whether commands went out that wait for their replies behind the one that is read next.
+    pub(crate) fn owed(&self) -> Owed {
+        match self.stage {
+            Stage::Rset | Stage::Mail | Stage::Rcpt if self.pipelined => Owed::Several,
+            Stage::Rset | Stage::Mail | Stage::Rcpt | Stage::Data | Stage::Content | Stage::LoneDot | Stage::Done(_) => Owed::One,
+        }
+    }
+
+    /// Whether the connection must not be used for another message.
+    pub(crate) fn is_barred(&self) -> bool {
+        self.barred.is_some()
     }
 
     pub(crate) fn stage(&self) -> Stage {
@@ -236,6 +291,9 @@ impl Transaction {
     /// What follows in stage RCPT once `asking` points to the next recipient.
     fn after_mail_or_rcpt(&mut self, recipients: &[(RecipientNo, Recipient)], out: &mut Vec<u8>) -> Step {
         let more = self.asking < self.fates.len();
+        if let (false, 0, Some(trouble)) = (more, self.accepted, &self.barred) {
+            return Step::Leave(trouble.clone());
+        }
         if self.pipelined {
             if !more {
                 self.stage = Stage::Data;
@@ -244,7 +302,7 @@ impl Transaction {
         }
         match self.mail {
             Mail::Open | Mail::Refused => self.finish(State::Clean),
-            Mail::Accepted if more => {
+            Mail::Accepted if more && (self.pace == Pace::Steady || self.accepted == 0) => {
                 self.write_rcpt(recipients, self.asking, out);
                 Step::Send
             }
@@ -271,8 +329,37 @@ impl Transaction {
     }
 
     fn finish(&mut self, state: State) -> Step {
+        if let Some(account) = self.barred.as_ref().map(Trouble::account_so_far) {
+            self.settle_open(|| Outcome::Deferred(account.clone()));
+        }
         self.stage = Stage::Done(state);
         Step::Done
+    }
+
+    /// What RCPT was answered. A recipient refused for the sake of the connection stays open: if
+    /// nobody else was accepted, the message goes to another host as a whole.
+    fn settle_asked(&mut self, reply: &Reply<'_>, meaning: Meaning) {
+        let crowded = (reply.is(452) || reply.is(552) || is_too_many(reply)) && self.accepted > 0;
+        let Some(fate @ Fate::Open) = self.fates.get_mut(self.asking) else { return };
+        match meaning {
+            Meaning::Yes => {
+                *fate = Fate::Accepted;
+                self.accepted += 1;
+            }
+            Meaning::Channel => self.barred = Some(Trouble::of_reply("RCPT", reply)),
+            Meaning::NotNow | Meaning::Never if crowded => *fate = Fate::Again,
+            Meaning::NotNow | Meaning::Never | Meaning::More | Meaning::Nonsense => *fate = Fate::Settled(refusal(reply)),
+        }
+    }
+
+    /// The content was taken. Reports of success are the next server's business where it heard
+    /// NOTIFY.
+    fn deliver_accepted(&mut self, reply: &Reply<'_>) {
+        for (at, fate) in self.fates.iter_mut().enumerate().filter(|(_, fate)| **fate == Fate::Accepted) {
+            let heard = self.features.dsn && !self.without_notify.contains(&at);
+            let passed_on = if heard { PassedOn::WithDsn } else { PassedOn::WithoutDsn };
+            *fate = Fate::Settled(Outcome::Delivered(Account { passed_on, ..account(reply) }));
+        }
     }
 
     fn settle_open(&mut self, outcome: impl Fn() -> Outcome) {
@@ -299,45 +386,112 @@ impl Transaction {
         self.needs.size.unwrap_or_else(|| job.content.size())
     }
 
+    /// MAIL. What an extension adds to the length of the line (RFC 1870 §3, RFC 6152 §2, RFC 6531
+    /// §3.1) is counted for the parameters that are there; DSN adds nothing, so its parameters are
+    /// left out where they do not fit.
     fn write_mail(&self, job: &Job, sender: &str, size: u64, out: &mut Vec<u8>) {
-        let _ = write!(out, "MAIL FROM:<{sender}>");
+        let mut line = Line::new(MAIL, sender);
         if self.features.size != Size::NotOffered {
-            let _ = write!(out, " SIZE={size}");
+            line.extended(&format!(" SIZE={size}"), 26);
         }
         // Said also of what the client did not declare (RFC 6152 §3).
         if self.features.eight_bit && (job.body == BodyType::EightBitMime || self.needs.eight_bit) {
-            out.extend_from_slice(b" BODY=8BITMIME");
+            line.extended(" BODY=8BITMIME", 17);
         }
         if self.features.utf8 {
-            out.extend_from_slice(b" SMTPUTF8");
+            line.extended(" SMTPUTF8", 10);
         }
         if self.features.dsn {
             match job.ret {
-                Some(Ret::Full) => out.extend_from_slice(b" RET=FULL"),
-                Some(Ret::Headers) => out.extend_from_slice(b" RET=HDRS"),
-                None => {}
-            }
+                Some(Ret::Full) => line.optional(" RET=FULL"),
+                Some(Ret::Headers) => line.optional(" RET=HDRS"),
+                None => Room::Enough,
+            };
             if let Some(envid) = &job.envid {
-                let _ = write!(out, " ENVID={}", xtext::encode(envid.as_str().as_bytes()));
+                line.optional(&format!(" ENVID={}", xtext::encode(envid.as_str().as_bytes())));
             }
         }
-        out.extend_from_slice(b"\r\n");
+        line.end(out);
     }
 
-    /// RCPT for an open recipient; nothing for one that is settled.
-    fn write_rcpt(&self, recipients: &[(RecipientNo, Recipient)], at: usize, out: &mut Vec<u8>) {
+    /// RCPT for an open recipient; nothing for one that is settled. NOTIFY has precedence over
+    /// ORCPT where not both fit.
+    fn write_rcpt(&mut self, recipients: &[(RecipientNo, Recipient)], at: usize, out: &mut Vec<u8>) {
         let (Some(Fate::Open), Some((_, recipient))) = (self.fates.get(at), recipients.get(at)) else { return };
         let Some(mailbox) = written(&recipient.mailbox, self.features.utf8) else { return };
-        let _ = write!(out, "RCPT TO:<{mailbox}>");
+        let mut line = Line::new(RCPT, &mailbox);
         if self.features.dsn {
-            if recipient.notify != Notify::Unspecified {
-                let _ = write!(out, " NOTIFY={}", recipient.notify);
+            if recipient.notify != Notify::Unspecified && line.optional(&format!(" NOTIFY={}", recipient.notify)) == Room::TooLittle {
+                self.without_notify.push(at);
             }
             if let Some(original) = &recipient.original {
-                let _ = write!(out, " ORCPT={};{}", original.kind, orcpt(original));
+                line.optional(&format!(" ORCPT={};{}", original.kind, orcpt(original)));
             }
         }
+        line.end(out);
+    }
+}
+
+/// A command line with a path, never longer than the server must take (RFC 5321 §4.5.3.1.4).
+struct Line {
+    text: String,
+    /// With its CR LF.
+    limit: usize,
+}
+
+/// Whether a parameter went into the line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    Enough,
+    TooLittle,
+}
+
+/// Octets in a command line with its CR LF that every server takes (RFC 5321 §4.5.3.1.4). What
+/// servers take is a minimum there; for what we send it is the maximum.
+pub(crate) const COMMAND_LIMIT: usize = 512;
+
+const MAIL: &str = "MAIL FROM:<";
+const RCPT: &str = "RCPT TO:<";
+/// The octets of `>` and CR LF.
+const PATH_END: usize = 3;
+
+impl Line {
+    fn new(command: &str, path: &str) -> Self {
+        Self { text: format!("{command}{path}>"), limit: COMMAND_LIMIT }
+    }
+
+    /// A parameter of an extension that lengthens the line by `more`, which is never less than the
+    /// parameter.
+    fn extended(&mut self, parameter: &str, more: usize) {
+        self.text.push_str(parameter);
+        self.limit += more;
+    }
+
+    /// A parameter that can be left out.
+    fn optional(&mut self, parameter: &str) -> Room {
+        if self.text.len() + parameter.len() + 2 > self.limit {
+            return Room::TooLittle;
+        }
+        self.text.push_str(parameter);
+        Room::Enough
+    }
+
+    fn end(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.text.as_bytes());
         out.extend_from_slice(b"\r\n");
+    }
+}
+
+impl Stage {
+    /// The command that the next reply answers, for words.
+    fn command(self) -> &'static str {
+        match self {
+            Self::Rset => "RSET",
+            Self::Mail => "MAIL",
+            Self::Rcpt => "RCPT",
+            Self::Data => "DATA",
+            Self::Content | Self::LoneDot | Self::Done(_) => "the end of the message",
+        }
     }
 }
 
@@ -360,16 +514,16 @@ fn orcpt(original: &OriginalRecipient) -> String {
     xtext::encode(original.address.as_bytes())
 }
 
-/// What a reply that is not positive means: 5yz is for good, all else for now.
+/// What a negative reply means: 5yz is for good, 4yz for now.
 fn refusal(reply: &Reply<'_>) -> Outcome {
     let account = account(reply);
-    if reply.is_permanent() { Outcome::Failed(account) } else { Outcome::Deferred(account) }
+    if account.status.class == Class::Permanent { Outcome::Failed(account) } else { Outcome::Deferred(account) }
 }
 
 /// X.5.3: too many recipients (RFC 3463 §3.6).
 fn is_too_many(reply: &Reply<'_>) -> bool {
     let status = reply.status();
-    !reply.is_positive() && (status.subject, status.detail) == (5, 3)
+    (status.subject, status.detail) == (5, 3)
 }
 
 fn account(reply: &Reply<'_>) -> Account {
@@ -390,7 +544,10 @@ fn unfit(subject: u16, detail: u16, words: &str) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::delivery::client::trouble::Kind;
     use crate::delivery::samples;
+    use crate::smtp::address::Domain;
+    use crate::smtp::envelope::NotifyOn;
 
     const ALL: Features = Features {
         pipelining: true,
@@ -521,8 +678,6 @@ mod tests {
             (&[250, 250, 450, 554], "FT"),
             (&[250, 250, 550, 354, 452], "TF"),
             (&[250, 450, 250, 354, 552], "TF"),
-            (&[250, 250, 250, 354, 354], "TT"),
-            (&[250, 250, 250, 250], "TT"),
         ] {
             let mut play = Play::begin(samples::job("s@a.example", &["x@b.example", "y@b.example"]), ALL, Needs::default());
 
@@ -532,6 +687,164 @@ mod tests {
 
             assert!(matches!(play.transaction.stage(), Stage::Done(_)), "{codes:?}");
             assert_eq!(play.fates(), fates, "{codes:?}");
+        }
+    }
+
+    /// The step after the last of these replies, and the fates.
+    fn after(features: Features, codes: &[u16], text: &str) -> (Step, String) {
+        let mut play = Play::begin(samples::job("s@a.example", &["x@b.example", "y@b.example"]), features, Needs::default());
+        let last = codes.iter().map(|code| play.hears(*code, text)).last().unwrap();
+        (last, play.fates())
+    }
+
+    #[test]
+    fn a_positive_code_where_none_is_due_is_a_protocol_error_and_leaves_the_connection() {
+        let mail = [&[354][..], &[334], &[220], &[221], &[235]];
+        let data = [&[250, 250, 250, 250][..], &[250, 250, 250, 334], &[250, 250, 250, 220], &[250, 550, 550, 250]];
+        let content = [&[250, 250, 250, 354, 354][..], &[250, 250, 250, 354, 334], &[250, 250, 250, 354, 220]];
+        for codes in mail.into_iter().chain(data).chain(content) {
+            let (Step::Leave(trouble), fates) = after(ALL, codes, "2.0.0 x") else { panic!("{codes:?}") };
+
+            assert_eq!(trouble.account("r").status.to_string(), "4.5.0", "{codes:?}");
+            assert!(!fates.contains('D'), "{codes:?} {fates}");
+        }
+        for features in [ALL, PLAIN] {
+            let (step, fates) = after(features, &[250, 354], "2.0.0 x");
+
+            // The one who was asked is out of the next try, so that the others are not held up.
+            assert!(matches!(step, Step::Leave(_)));
+            assert_eq!(fates, "To");
+        }
+    }
+
+    #[test]
+    fn what_asks_for_tls_or_a_login_leaves_the_connection_and_is_nobodys_fate() {
+        for code in [530, 523, 538, 534, 535] {
+            for (codes, fates) in [
+                (&[code][..], "oo"),
+                (&[250, 550, code], "Fo"),
+                (&[250, code, code], "oo"),
+                (&[250, 250, 250, code], "aa"),
+                (&[250, 250, 250, 354, code], "aa"),
+            ] {
+                let (step, found) = after(ALL, codes, "5.7.0 Must issue a STARTTLS command first");
+
+                assert!(matches!(step, Step::Leave(trouble) if trouble.kind == Kind::Channel), "{codes:?}");
+                assert_eq!(found, fates, "{codes:?}");
+            }
+            let (step, fates) = after(PLAIN, &[250, code, code], "");
+            assert!(matches!(step, Step::Leave(trouble) if trouble.kind == Kind::Channel));
+            assert_eq!(fates, "oo");
+        }
+    }
+
+    #[test]
+    fn one_recipient_refused_for_want_of_a_login_does_not_hold_up_the_others() {
+        for features in [ALL, PLAIN] {
+            let mut play = Play::begin(samples::job("s@a.example", &["x@b.example", "y@b.example"]), features, Needs::default());
+            for code in [250, 530, 250, 354] {
+                play.hears(code, "");
+            }
+
+            assert_eq!(play.hears(250, ""), Step::Done);
+            assert!(play.transaction.is_barred(), "the connection ends here");
+            assert_eq!(play.fates(), "TD");
+        }
+    }
+
+    #[test]
+    fn a_late_message_goes_to_those_accepted_so_far_and_the_others_wait_for_the_next_transaction() {
+        let mut play = Play::begin(samples::job("s@a.example", &["x@b.example", "y@b.example"]), PLAIN, Needs::default());
+        play.hears(250, "");
+        play.said();
+
+        play.transaction.hurry();
+        play.hears(250, "");
+
+        assert_eq!(play.said(), "DATA\r\n");
+        play.hears(354, "");
+        assert_eq!(play.hears(250, ""), Step::Done);
+        assert_eq!(play.fates(), "Do");
+    }
+
+    #[test]
+    fn no_outcome_has_a_status_of_another_class_whatever_the_server_writes() {
+        for text in ["2.0.0 x", "2.1.0 odd", "4.2.1 x", "5.1.1 x", "x", ""] {
+            for codes in [&[450][..], &[550], &[250, 450, 550, 554], &[250, 250, 250, 450], &[250, 250, 250, 354, 550], &[250, 354]] {
+                let mut play = Play::begin(samples::job("s@a.example", &["x@b.example", "y@b.example"]), ALL, Needs::default());
+                for code in codes {
+                    play.hears(*code, text);
+                }
+                for fate in play.transaction.into_fates() {
+                    let Fate::Settled(outcome) = fate else { continue };
+                    let (account, class) = match outcome {
+                        Outcome::Delivered(account) => (account, Class::Success),
+                        Outcome::Deferred(account) => (account, Class::Transient),
+                        Outcome::Failed(account) => (account, Class::Permanent),
+                    };
+                    assert_eq!(account.status.class, class, "{codes:?} {text}");
+                }
+            }
+        }
+    }
+
+    /// A mailbox with a local part of this length.
+    fn long(length: usize) -> Mailbox {
+        Mailbox::of_user(&"l".repeat(length), Domain::parse("b.example").unwrap()).unwrap()
+    }
+
+    #[test]
+    fn no_command_line_is_longer_than_its_extensions_allow_and_what_can_be_left_out_is() {
+        for length in [1, 64, 200, 400, 440, 455, 475, 485, 500, 600] {
+            let mut job = samples::job("s@a.example", &["x@b.example"]);
+            job.sender = ReversePath::Mailbox(long(length));
+            job.ret = Some(Ret::Headers);
+            job.envid = crate::smtp::envelope::EnvelopeId::new(&"+".repeat(100));
+            job.body = BodyType::EightBitMime;
+            job.recipients[0].1.mailbox = long(length);
+            job.recipients[0].1.notify = Notify::On(NotifyOn { success: true, failure: true, delay: true });
+            job.recipients[0].1.original = Some(OriginalRecipient { kind: "rfc822".into(), address: "+".repeat(166) });
+
+            let mut play = Play::begin(job, ALL, Needs::default());
+
+            for line in play.said().split_inclusive("\r\n") {
+                let more = [(" SIZE=", 26), (" BODY=", 17), (" SMTPUTF8", 10)];
+                let more: usize = more.iter().filter(|(parameter, _)| line.contains(parameter)).map(|(_, more)| more).sum();
+                assert!(line.len() <= COMMAND_LIMIT + more, "{} {line}", line.len());
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_too_long_for_a_command_fails_with_its_own_status_and_the_others_go() {
+        let mut job = samples::job("s@a.example", &["x@b.example", "y@b.example"]);
+        job.recipients[0].1.mailbox = long(600);
+        let mut play = Play::begin(job.clone(), PLAIN, Needs::default());
+        play.hears(250, "");
+        assert_eq!(play.said(), "MAIL FROM:<s@a.example>\r\nRCPT TO:<y@b.example>\r\n");
+        let fates = play.transaction.into_fates();
+        assert!(matches!(&fates[0], Fate::Settled(Outcome::Failed(account)) if account.status.to_string() == "5.1.3"));
+
+        job.sender = ReversePath::Mailbox(long(600));
+        let play = Play::begin(job, PLAIN, Needs::default());
+        assert_eq!(play.said, b"");
+        assert_eq!(play.fates(), "FF");
+    }
+
+    #[test]
+    fn reports_of_success_stay_our_business_where_notify_did_not_fit() {
+        for (length, passed_on) in [(100, PassedOn::WithDsn), (485, PassedOn::WithoutDsn)] {
+            let mut job = samples::job("s@a.example", &["x@b.example"]);
+            job.recipients[0].1.mailbox = long(length);
+            job.recipients[0].1.notify = Notify::On(NotifyOn { success: true, failure: true, delay: true });
+            let mut play = Play::begin(job, ALL, Needs::default());
+            for code in [250, 250, 354, 250] {
+                play.hears(code, "");
+            }
+
+            let fates = play.transaction.into_fates();
+
+            assert!(matches!(&fates[0], Fate::Settled(Outcome::Delivered(account)) if account.passed_on == passed_on), "{fates:?}");
         }
     }
 
@@ -658,6 +971,9 @@ mod tests {
                 }
                 let before = it.stage();
                 let step = it.reply(&Reply::of(code, "x"), &job, &recipients, &mut out);
+                if matches!(step, Step::Leave(_)) {
+                    break;
+                }
                 prop_assert_eq!(step == Step::Content, it.stage() == Stage::Content && before != Stage::Content);
                 prop_assert_eq!(step == Step::Done, matches!(it.stage(), Stage::Done(_)));
             }
