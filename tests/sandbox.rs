@@ -50,6 +50,8 @@ const TESTS: &[Test] = &[
     Test { name: "a_killed_key_process_is_found_again", needs: Needs::Nothing, run: work::killed_keys },
     Test { name: "the_key_process_takes_its_socket_from_systemd_and_reports", needs: Needs::Root, run: work::keys_from_systemd },
     Test { name: "the_key_process_refuses_a_loose_directory_and_names_the_repair", needs: Needs::Nothing, run: work::loose_directory },
+    Test { name: "a_captured_reader_of_files_fails_at_every_attack_but_to_read", needs: Needs::Root, run: walls::files_from_root },
+    Test { name: "a_captured_reader_of_files_of_an_ordinary_user_fails_too", needs: Needs::Nothing, run: walls::files_as_user },
     Test { name: "the_queue_does_its_work_in_its_cage", needs: Needs::Nothing, run: work::queue },
 ];
 

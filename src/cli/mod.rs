@@ -22,6 +22,7 @@ mod roles;
 use crate::config::{ACTIVE, Config, Mistakes, PATH};
 use crate::run::{self, activate::Accepted, child};
 use crate::visible::visible;
+use crate::watch;
 
 /// Exit statuses, as sysexits(3) has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,6 +160,8 @@ enum Command {
     /// Add, list and remove people without an account on this host
     #[command(subcommand)]
     Guest(guest::Ask),
+    #[command(name = watch::SUBCOMMAND, hide = true)]
+    WatchFiles(ActiveFile),
     #[command(name = child::SUBCOMMAND, hide = true)]
     RoleExec {
         #[arg(long)]
@@ -217,6 +220,7 @@ fn obey(command: Command) -> Result<Status, Failure> {
         Command::Queue { role, ask: None } => roles::queue(&role.path(run::Name::Queue)),
         Command::Queue { ask: Some(ask), .. } => queue::main(ask),
         Command::Keys(file) => roles::keys(&file.path(run::Name::Keys)),
+        Command::WatchFiles(file) => roles::watch_files(&file.path(run::Name::Queue)),
         Command::RoleExec { socket, command } => {
             let socket = if socket { child::Socket::OnStdin } else { child::Socket::None };
             let Some((program, arguments)) = command.split_first() else { return Err(Failure::new(Status::Usage, "no program")) };

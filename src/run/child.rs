@@ -70,7 +70,7 @@ pub fn die_with_parent() -> io::Result<()> {
 }
 
 /// Closes what the supervisor's own parent may have left open, such as a job server of make.
-fn close_inherited() -> io::Result<()> {
+pub(crate) fn close_inherited() -> io::Result<()> {
     let open: Vec<i32> = std::fs::read_dir("/proc/self/fd")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|fd| *fd > 2)

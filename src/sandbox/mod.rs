@@ -11,6 +11,7 @@ use std::{io, path::PathBuf};
 
 mod account;
 mod calls;
+mod files;
 mod front;
 mod keys;
 mod limits;
@@ -20,6 +21,7 @@ mod paths;
 mod queue;
 
 pub use account::Account;
+pub use files::{FilesCage, files};
 pub use front::{FrontCage, front};
 pub use keys::{KeysCage, keys, reachable};
 pub use limits::opaque;

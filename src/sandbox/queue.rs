@@ -71,13 +71,12 @@ fn rules(cage: &QueueCage) -> Vec<Rule> {
     rules.extend(cage.maildirs.iter().map(|path| written(path, Reach::ReadWrite, Absent::Fail)));
     rules.extend(cage.read.iter().map(|path| Rule::read(path, Absent::Skip)));
     rules.extend(READ.iter().map(|path| Rule::read(path, Absent::Skip)));
-    rules.extend(resolver_directory().map(|path| Rule::read(path, Absent::Skip)));
     rules.push(written(Path::new("/dev/null"), Reach::ReadWrite, Absent::Skip));
     rules
 }
 
-/// Files of the system: names, trust, time zones. Single files are replaced by renaming now and then (a rule goes
-/// with the old one): the queue is restarted to see a new `/etc/resolv.conf`, unless that is a link elsewhere.
+/// Files of the system: names, trust, time zones. A rule for a single file goes with the file that is there now; what is replaced
+/// while we run is read by another process (`watch`).
 const READ: &[&str] = &[
     "/etc/resolv.conf",
     "/etc/hosts",
@@ -95,12 +94,3 @@ const READ: &[&str] = &[
     "/usr/share/zoneinfo",
     "/dev/urandom",
 ];
-
-/// Where `/etc/resolv.conf` is a link (systemd-resolved, NetworkManager): the directory it leads to, whose files
-/// are replaced under the same name.
-fn resolver_directory() -> Option<PathBuf> {
-    let target = std::fs::canonicalize("/etc/resolv.conf").ok()?;
-    let directory = target.parent()?;
-    let is_runtime = directory.starts_with("/run") && directory != Path::new("/run");
-    is_runtime.then(|| directory.to_path_buf())
-}

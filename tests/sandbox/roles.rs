@@ -17,7 +17,7 @@ use pamrelay::{
         server::Users,
         store::{PairFiles, StoreSettings},
     },
-    sandbox::{self, Account, Caged, FrontCage, KeysCage, Missing, Policy, QueueCage, SandboxError},
+    sandbox::{self, Account, Caged, FilesCage, FrontCage, KeysCage, Missing, Policy, QueueCage, SandboxError},
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -84,6 +84,11 @@ fn enter_queue() -> Result<Caged, SandboxError> {
     })
 }
 
+fn enter_files() -> Result<Caged, SandboxError> {
+    let files = vec![PathBuf::from("/etc/hosts"), PathBuf::from("/etc/resolv.conf")];
+    sandbox::files(&FilesCage { account: account(QUEUE), files, policy: policy() })
+}
+
 fn attack(cage: &str, number: usize) -> ExitCode {
     let which = Which::named(cage);
     let loot = Loot::gather();
@@ -99,6 +104,7 @@ fn attack(cage: &str, number: usize) -> ExitCode {
         Which::Front => Some(enter_front()),
         Which::Keys => Some(enter_keys()),
         Which::Queue => Some(enter_queue()),
+        Which::Files => Some(enter_files()),
     };
     match entered {
         None => {}
@@ -133,12 +139,12 @@ fn forbid_landlock() {
 /// The parts of the cage an attack is stopped by, where there is no second wall.
 fn needs(attack: &str, cage: Which) -> &'static [Missing] {
     match (attack, cage) {
-        ("an abstract socket of another", _) | ("signal the parent", Which::Keys | Which::Queue) => {
+        ("an abstract socket of another", _) | ("signal the parent", Which::Keys | Which::Queue | Which::Files) => {
             &[Missing::Landlock, Missing::LandlockScopes]
         }
         ("listen on a TCP port", Which::Queue) => &[Missing::Landlock, Missing::LandlockTcp],
         (_, Which::Front | Which::Outside) => &[],
-        (_, Which::Keys | Which::Queue) => &[Missing::Landlock],
+        (_, Which::Keys | Which::Queue | Which::Files) => &[Missing::Landlock],
     }
 }
 

@@ -30,6 +30,8 @@ pub(crate) enum Which {
     Front,
     Keys,
     Queue,
+    /// The process that reads files for the queue.
+    Files,
 }
 
 /// How a role is started.
@@ -50,6 +52,7 @@ impl Which {
             "front" => Self::Front,
             "keys" => Self::Keys,
             "queue" => Self::Queue,
+            "files" => Self::Files,
             _ => panic!("no such cage: {name}"),
         }
     }
@@ -60,6 +63,7 @@ impl Which {
             Self::Front => "front",
             Self::Keys => "keys",
             Self::Queue => "queue",
+            Self::Files => "files",
         }
     }
 }
@@ -71,8 +75,11 @@ pub(crate) fn attacks_on(which: Which) -> Vec<&'static Attack> {
         Which::Front => &[attacks::EVERYWHERE, attacks::OUTWARDS, attacks::FRONT],
         Which::Keys => &[attacks::EVERYWHERE, attacks::OUTWARDS, attacks::KEYS],
         Which::Queue => &[attacks::EVERYWHERE, attacks::QUEUE],
+        Which::Files => &[attacks::EVERYWHERE, attacks::OUTWARDS, attacks::KEYS, attacks::QUEUE],
     };
-    lists.iter().flat_map(|list| list.iter()).collect()
+    // To read what everybody may in /etc is what the process for files is there for.
+    let is_its_work = |attack: &&Attack| which == Which::Files && attack.name == "open /etc/passwd";
+    lists.iter().flat_map(|list| list.iter()).filter(|attack| !is_its_work(attack)).collect()
 }
 
 /// A host in small: jail, certificates, spool, and what lies about.
@@ -302,6 +309,14 @@ pub(crate) fn queue_from_root() {
 
 pub(crate) fn queue_as_user() {
     siege(Which::Queue, Start::AsUser(QUEUE));
+}
+
+pub(crate) fn files_from_root() {
+    siege(Which::Files, Start::Plainly);
+}
+
+pub(crate) fn files_as_user() {
+    siege(Which::Files, Start::AsUser(QUEUE));
 }
 
 fn is_refused(role: &str, start: Start, required: bool) {

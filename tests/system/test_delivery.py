@@ -213,6 +213,67 @@ class Trouble(OwnRelay):
         report = sink.wait(1, timeout=20, where=lambda message: message.sender == "")[0]
         self.assertIn(b"Action: failed", report.data)
 
+    def replace(self, path, text):
+        """As an editor or a DHCP client does it: a new file under the old name."""
+        new = Path(f"{path}.new")
+        new.write_text(text)
+        new.chmod(0o644)
+        new.rename(path)
+
+    def test_a_hosts_file_that_is_replaced_by_rename_is_read_again_within_seconds(self):
+        sink = self.start_sink()
+        hosts = Path("/etc/hosts").read_text()
+        self.addCleanup(self.replace, "/etc/hosts", hosts)
+        self.start_relay(routes=[{"domains": ["*"], "smart_hosts": [{"host": "later.test", "port": bed.SINK, "tls": "none"}]}])
+
+        for number in (1, 2):
+            subject = unique("replaced")
+            self.replace("/etc/hosts", f"{hosts}127.0.0.{number} {'later.test' if number == 1 else 'other.test later.test'}\n")
+            with bed.Client.logged_in() as client:
+                client.mails(bed.letter(subject))
+            sink.wait_subject(subject, 20)
+
+    def test_a_resolv_conf_that_was_missing_at_the_start_is_looked_for_again(self):
+        path = Path("/etc/resolv.conf")
+        before = path.read_text() if path.exists() else None
+        self.addCleanup(lambda: path.unlink(missing_ok=True) if before is None else self.replace(path, before))
+        path.unlink(missing_ok=True)
+        relay = self.start_relay()
+        relay.wait_log(r"event=file_missing .*file=/etc/resolv\.conf")
+
+        self.replace(path, "nameserver 127.0.0.53\n")
+
+        relay.wait_log(r"event=read_again .*file=/etc/resolv\.conf")
+
+    def test_without_routes_no_mail_goes_to_the_hosts_own_port_25(self):
+        own = self.start_sink(25)
+        relay = self.start_relay(routes={})
+        addresses = ("root@localhost", "root@x.localhost", "root@relay.test")
+
+        with bed.Client.logged_in() as client:
+            client.says("MAIL FROM:<demo@relay.test>")
+            client.says("RCPT TO:<root@127.0.0.1>", "501")
+            client.says("RCPT TO:<root@10>", "501")
+            client.says("RCPT TO:<root@[127.0.0.1]>", "550")
+            for address in addresses:
+                client.says(f"RCPT TO:<{address}>")
+            client.says("DATA", "354")
+            client.send(bed.letter(unique("loop")) + b".\r\n")
+            client.expects("250")
+
+        relay.wait_log(r"event=failed .*rcpt=root@localhost .*status=5\.4\.6")
+        relay.wait_log(r"event=failed .*rcpt=root@x\.localhost .*status=5\.4\.6")
+        relay.wait_log(r"event=(failed|deferred) .*rcpt=root@relay\.test ")
+        self.assertEqual(own.connections, 0)
+
+    def test_a_smart_host_that_is_the_relay_itself_returns_the_mail_as_a_loop(self):
+        relay = self.start_relay(routes=[{"domains": ["*"], "smart_hosts": [{"host": "relay.test", "port": bed.STARTTLS, "tls": "none"}]}])
+
+        with bed.Client.logged_in() as client:
+            client.mails(bed.letter(unique("circle")))
+
+        relay.wait_log(r"event=failed .*status=5\.4\.6")
+
     def test_a_maildir_route_files_the_mail(self):
         box = Path("/var/mail/archive")
         box.mkdir(exist_ok=True)

@@ -4,7 +4,7 @@
 
 mod queue;
 
-pub(super) use queue::queue;
+pub(super) use queue::{queue, watch_files};
 
 use std::fmt::Display;
 use std::num::NonZeroUsize;

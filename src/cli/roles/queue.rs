@@ -6,19 +6,21 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use rustls::RootCertStore;
 use rustls::client::ResolvesClientCert;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{OnceCell, mpsc};
+use tokio::sync::{OnceCell, mpsc, watch as watch_channel};
 use zeroize::Zeroizing;
 
 use super::{Failure, Status, account, account_of, failed, policy, start};
 use crate::config::{self, Config};
 use crate::delivery::job::{Job, Outcomes};
-use crate::delivery::resolver::{NameServers, Resolver};
+use crate::delivery::resolver::{Changed, NameServers, Resolver};
 use crate::delivery::route::{Login, Pattern, Route, Routes, Rule, SmartHost, TlsDemand};
 use crate::delivery::{Asked, Delivery, NoSecrets, PrivateNetworks, SecretError, Secrets, Settings, Timeouts, Trust};
 use crate::dsn::reporter;
@@ -27,8 +29,9 @@ use crate::keys::wire::Reason;
 use crate::queue::QueueSettings;
 use crate::queue::dispatch::ActiveLimits;
 use crate::queue::schedule::Schedule;
-use crate::run::{FRONT_USER, QUEUE_USER};
-use crate::sandbox::{self, Notifier, QueueCage};
+use crate::run::{FRONT_USER, QUEUE_USER, child};
+use crate::sandbox::{self, FilesCage, Notifier, QueueCage};
+use crate::watch::{self, Watcher};
 
 /// Connections at once to all servers together.
 const CONNECTIONS: usize = 512;
@@ -43,7 +46,11 @@ pub(crate) fn queue(path: &Path) -> Result<Status, Failure> {
     let config = start("queue", path)?;
     let threads = super::threads(4);
     let zone = TimeZone::system();
-    let delivery = Plan::new(&config)?;
+    let sources = sources(&config);
+    let delivery = Plan::new(&config, &sources)?;
+    // Before the cage, which lets no program be run.
+    let watcher = Watcher::start(path)
+        .map_err(|error| tracing::warn!(event = "files_not_watched", reason = %error, remedy = "restart pamrelay-queue after changes"));
     let settings = queue_settings(&config, zone)?;
     let cage = QueueCage {
         account: account(QUEUE_USER)?,
@@ -53,11 +60,15 @@ pub(crate) fn queue(path: &Path) -> Result<Status, Failure> {
         read: config.delivery.trust.iter().cloned().collect(),
         policy: policy(&config),
     };
+    let listening = delivery.listener(sources);
     let caged = sandbox::queue(&cage).map_err(failed)?;
     for missing in &caged.missing {
         tracing::warn!(event = "sandbox_part_missing", part = %missing);
     }
 
+    if let Ok(watcher) = watcher {
+        watcher.listen(listening).map_err(failed)?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().map_err(failed)?;
     let ended = runtime.block_on(async {
         let (to_delivery, jobs) = mpsc::channel(CHANNEL);
@@ -68,6 +79,63 @@ pub(crate) fn queue(path: &Path) -> Result<Status, Failure> {
     });
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended.map(|()| Status::Ok).map_err(failed)
+}
+
+/// `pamrelay watch-files`: started by the queue, for which it reads what others replace.
+pub(crate) fn watch_files(path: &Path) -> Result<Status, Failure> {
+    // A signal to all processes of the queue is for the queue: this one ends with it.
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false))).map_err(failed)?;
+    }
+    child::close_inherited().map_err(failed)?;
+    let config = start("queue", path)?;
+    let files: Vec<PathBuf> = sources(&config).into_iter().map(|source| source.path).collect();
+    let cage = FilesCage { account: account(QUEUE_USER)?, files: files.clone(), policy: policy(&config) };
+    // What is missing was said by the queue, whose cage misses the same.
+    let _ = sandbox::files(&cage).map_err(failed)?;
+    watch::tell(&files, std::io::stdout()).map(|()| Status::Ok).map_err(failed)
+}
+
+/// A file whose text the queue wants whenever it changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Source {
+    what: About,
+    path: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum About {
+    Hosts,
+    NameServers,
+    Trust,
+}
+
+/// In an order that the queue and the process that watches for it agree on.
+fn sources(config: &Config) -> Vec<Source> {
+    let source = |what, path: &str| Source { what, path: PathBuf::from(path) };
+    let mut sources = vec![source(About::Hosts, "/etc/hosts")];
+    if config.delivery.resolver.is_empty() {
+        sources.push(source(About::NameServers, "/etc/resolv.conf"));
+    }
+    sources.extend(config.delivery.trust.iter().map(|path| Source { what: About::Trust, path: path.clone() }));
+    sources
+}
+
+/// What a file says at the start; nothing if it is not there.
+fn text(sources: &[Source], wanted: About) -> String {
+    let Some(source) = sources.iter().find(|source| source.what == wanted) else { return String::new() };
+    match std::fs::read(&source.path) {
+        Ok(text) => String::from_utf8_lossy(&text).into_owned(),
+        Err(error) => {
+            let instead = match wanted {
+                About::Hosts => "names are looked up in DNS alone until it is there",
+                About::NameServers => "DNS is asked at 127.0.0.1:53 until it is there",
+                About::Trust => "no smart host is trusted until it is there",
+            };
+            tracing::warn!(event = "file_missing", file = %source.path.display(), error = %error, reason = instead);
+            String::new()
+        }
+    }
 }
 
 fn queue_settings(config: &Config, zone: TimeZone) -> Result<QueueSettings, Failure> {
@@ -102,6 +170,9 @@ struct Plan {
     resolver: Arc<Resolver>,
     trust: Trust,
     roots: Arc<RootCertStore>,
+    /// What the trust file says since it was replaced.
+    renewed: watch_channel::Receiver<Option<Vec<u8>>>,
+    renew: watch_channel::Sender<Option<Vec<u8>>>,
     secrets: Arc<dyn Secrets>,
     keys: PathBuf,
     certificate: Certificate,
@@ -117,7 +188,8 @@ enum Certificate {
 }
 
 impl Plan {
-    fn new(config: &Config) -> Result<Self, Failure> {
+    fn new(config: &Config, sources: &[Source]) -> Result<Self, Failure> {
+        let (renew, renewed) = watch_channel::channel(None);
         let trust = config.delivery.trust.clone().map_or(Trust::System, Trust::File);
         let resolver = &config.delivery.resolver;
         let servers = (!resolver.is_empty()).then(|| NameServers::configured(resolver.clone()));
@@ -126,9 +198,11 @@ impl Plan {
             hostname: config.hostname.to_string(),
             routes: routes(config),
             per_destination: config.delivery.connections,
-            resolver: Arc::new(Resolver::of_host(servers)),
+            resolver: Arc::new(Resolver::of_texts(servers, &text(sources, About::NameServers), &text(sources, About::Hosts))),
             roots: Arc::new(trust.load().map_err(failed)?),
             trust,
+            renewed,
+            renew,
             secrets: if config.secrets().is_empty() { Arc::new(NoSecrets) } else { Arc::new(KeptByKeys::new(keys.clone())) },
             keys,
             certificate: if config.tls.client.is_some() { Certificate::Shown } else { Certificate::None },
@@ -140,15 +214,42 @@ impl Plan {
         })
     }
 
+    /// Hears what the files say from now on.
+    fn listener(&self, sources: Vec<Source>) -> impl FnMut(usize, Vec<u8>) + Send + 'static {
+        let (resolver, renew) = (self.resolver.clone(), self.renew.clone());
+        move |number, text| {
+            let Some(Source { what, path }) = sources.get(number) else { return };
+            let words = String::from_utf8_lossy(&text);
+            let changed = match what {
+                About::Hosts => resolver.set_hosts(&words),
+                About::NameServers => resolver.set_servers(&words),
+                // Whether it changed, and is a file of certificates, is seen where it is loaded.
+                About::Trust => {
+                    let _ = renew.send(Some(text));
+                    Changed::No
+                }
+            };
+            match changed {
+                Changed::Yes => tracing::info!(event = "read_again", file = %path.display()),
+                Changed::No => {}
+            }
+        }
+    }
+
     /// Starts delivery. Where a certificate is to be shown it waits for the key process: a server that wants one would refuse mail for good without it.
-    async fn begin(mut self, jobs: mpsc::Receiver<Job>, outcomes: mpsc::Sender<Outcomes>, reread: Option<Signal>) {
+    async fn begin(mut self, jobs: mpsc::Receiver<Job>, outcomes: mpsc::Sender<Outcomes>, mut reread: Option<Signal>) {
         let client_certificate = match self.certificate {
             Certificate::Shown => Some(meet(self.keys.clone()).await.client_certs()),
             Certificate::None => None,
         };
         let delivery = Delivery::start(self.settings(client_certificate.clone()), jobs, outcomes);
-        let Some(mut reread) = reread else { return };
-        while reread.recv().await.is_some() {
+        let mut renewed = self.renewed.clone();
+        loop {
+            tokio::select! {
+                () = signalled(&mut reread) => {}
+                // Never an error: this plan has a sender.
+                _ = renewed.changed() => {}
+            }
             if self.trusts_others() {
                 delivery.reload(self.settings(client_certificate.clone()));
             }
@@ -157,7 +258,12 @@ impl Plan {
 
     /// Reads the trust store again; what cannot be read leaves the one we have.
     fn trusts_others(&mut self) -> bool {
-        match self.trust.load() {
+        let renewed = self.renewed.borrow().clone();
+        let loaded = match renewed {
+            Some(text) => self.trust.parse(&text),
+            None => self.trust.load(),
+        };
+        match loaded {
             Ok(roots) if roots.roots == self.roots.roots => false,
             // An empty system store means that it cannot be read, or is just being written.
             Ok(roots) if roots.is_empty() => {
@@ -169,9 +275,8 @@ impl Plan {
                 self.roots = Arc::new(roots);
                 true
             }
-            // A new file under the old name is beyond what the sandbox was told of.
             Err(error) => {
-                tracing::warn!(event = "trust_store_kept", reason = %error, remedy = "restart pamrelay-queue");
+                tracing::warn!(event = "trust_store_kept", reason = %error);
                 false
             }
         }
@@ -193,6 +298,18 @@ impl Plan {
             listeners: self.listeners.clone(),
             private_networks: self.private_networks,
         }
+    }
+}
+
+/// Comes back at a SIGHUP; never where none can be waited for.
+async fn signalled(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => {
+            if signal.recv().await.is_none() {
+                std::future::pending().await
+            }
+        }
+        None => std::future::pending().await,
     }
 }
 
@@ -282,7 +399,9 @@ mod tests {
         let write = |name: &str| std::fs::write(&path, rcgen::generate_simple_self_signed([name.to_owned()]).unwrap().cert.pem()).unwrap();
         write("old.example");
         let text = format!("listen: [{{ address: \"127.0.0.1:1\", tls: starttls }}]\ndelivery: {{ trust: {} }}\n", path.display());
-        let mut plan = Plan::new(&Config::parse(&text, Path::new("t")).unwrap()).unwrap_or_else(|_| panic!("no plan"));
+        let config = Config::parse(&text, Path::new("t")).unwrap();
+        let sources = sources(&config);
+        let mut plan = Plan::new(&config, &sources).unwrap_or_else(|_| panic!("no plan"));
         assert!(!plan.trusts_others());
 
         write("new.example");
@@ -292,6 +411,31 @@ mod tests {
         std::fs::write(&path, "half a fi").unwrap();
         assert!(!plan.trusts_others());
         assert_eq!(plan.settings(None).roots.roots, kept.roots);
+
+        // Another file under the old name, which the cage keeps from the queue: its text is told.
+        let number = sources.iter().position(|source| source.what == About::Trust).unwrap();
+        let mut hear = plan.listener(sources);
+        hear(number, rcgen::generate_simple_self_signed(["renamed.example".to_owned()]).unwrap().cert.pem().into_bytes());
+        assert!(plan.trusts_others());
+        hear(number, b"half a fi".to_vec());
+        assert!(!plan.trusts_others());
+    }
+
+    #[test]
+    fn what_the_files_of_the_host_say_is_believed_when_they_are_replaced() {
+        let config = Config::parse("listen: [{ address: \"127.0.0.1:1\", tls: starttls }]\n", Path::new("t")).unwrap();
+        let sources = sources(&config);
+        let plan = Plan::new(&config, &sources).unwrap_or_else(|_| panic!("no plan"));
+        let mut hear = plan.listener(sources);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+
+        hear(0, b"192.0.2.9 new.example\n".to_vec());
+
+        let found = runtime.block_on(plan.resolver.addresses("new.example"));
+        assert_eq!(found, Ok(vec!["192.0.2.9".parse().unwrap()]));
+        assert_eq!(plan.resolver.set_servers("nameserver 192.0.2.53\n"), Changed::Yes);
+        assert_eq!(plan.resolver.set_servers("nameserver 192.0.2.53\n# the same\n"), Changed::No);
+        hear(99, Vec::new());
     }
 
     /// The two notions of a pattern must be one.

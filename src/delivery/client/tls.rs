@@ -49,7 +49,20 @@ impl Trust {
                 roots.add_parsable_certificates(found.certs);
             }
             Self::File(path) => {
-                for certificate in certificates(path)? {
+                let text = fs::read(path).map_err(|source| TrustError::Read { path: path.clone(), source })?;
+                return self.parse(&text);
+            }
+        }
+        Ok(roots)
+    }
+
+    /// The authorities in what the file says now, where somebody else has read it.
+    pub fn parse(&self, text: &[u8]) -> Result<RootCertStore, TrustError> {
+        let mut roots = RootCertStore::empty();
+        match self {
+            Self::System => {}
+            Self::File(path) => {
+                for certificate in certificates(path, text)? {
                     roots.add(certificate).map_err(|error| TrustError::Pem { path: path.clone(), reason: error.to_string() })?;
                 }
             }
@@ -58,9 +71,8 @@ impl Trust {
     }
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TrustError> {
-    let text = fs::read(path).map_err(|source| TrustError::Read { path: path.to_owned(), source })?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+fn certificates(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TrustError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
     let found = found.map_err(|error| TrustError::Pem { path: path.to_owned(), reason: error.to_string() })?;
     if found.is_empty() { Err(TrustError::Empty { path: path.to_owned() }) } else { Ok(found) }
 }

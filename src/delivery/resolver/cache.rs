@@ -22,6 +22,10 @@ impl Cache {
         known.get(&(name.to_owned(), kind)).filter(|(until, _)| *until > now).map(|(_, found)| found.clone())
     }
 
+    pub(super) fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     pub(super) fn put(&self, name: &str, kind: RecordType, found: Found, ttl: Duration, now: Instant) {
         if ttl.is_zero() {
             return;

@@ -43,6 +43,13 @@ pub struct Answer {
     pub authentic: bool,
 }
 
+/// Whether a text said something new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Changed {
+    Yes,
+    No,
+}
+
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
@@ -66,6 +73,25 @@ impl Resolver {
     pub fn of_host(configured: Option<NameServers>) -> Self {
         let servers = configured.map_or_else(|| Watched::file("/etc/resolv.conf", NameServers::parse), Watched::fixed);
         Self { servers, hosts: Watched::file("/etc/hosts", Hosts::parse), cache: Cache::default() }
+    }
+
+    /// As these texts of `/etc/resolv.conf` and `/etc/hosts` say, until they are said to have changed.
+    pub fn of_texts(configured: Option<NameServers>, servers: &str, hosts: &str) -> Self {
+        Self::new(configured.unwrap_or_else(|| NameServers::parse(servers)), Hosts::parse(hosts))
+    }
+
+    /// `/etc/resolv.conf` says something else. What other servers said is forgotten: another network may know other names.
+    pub fn set_servers(&self, text: &str) -> Changed {
+        let changed = self.servers.set(NameServers::parse(text));
+        if changed == Changed::Yes {
+            self.cache.clear();
+        }
+        changed
+    }
+
+    /// `/etc/hosts` says something else.
+    pub fn set_hosts(&self, text: &str) -> Changed {
+        self.hosts.set(Hosts::parse(text))
     }
 
     /// The records of one type, from memory or from a server.

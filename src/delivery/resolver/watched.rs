@@ -1,10 +1,13 @@
-//! A file of the host that changes while we run: DHCP writes /etc/resolv.conf after the boot, people write /etc/hosts.
+//! A file of the host that changes while we run: DHCP writes /etc/resolv.conf after the boot, people write /etc/hosts. Outside of a
+//! cage it is looked at here; inside, its text comes from `watch`.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use super::Changed;
 
 /// How often the file is looked at.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -71,6 +74,17 @@ impl<T> Watched<T> {
     }
 }
 
+impl<T: PartialEq> Watched<T> {
+    pub(super) fn set(&self, value: T) -> Changed {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known.value == value {
+            return Changed::No;
+        }
+        known.value = Arc::new(value);
+        Changed::Yes
+    }
+}
+
 impl<T> File<T> {
     /// What cannot be read leaves what was known: half a change is no reason to forget the servers.
     fn look(&self, known: &mut Known<T>) {
@@ -86,8 +100,7 @@ impl<T> File<T> {
                 known.value = Arc::new((self.parse)(&text));
                 tracing::info!(event = "read_again", file = %path);
             }
-            // A new file under the old name is beyond what the sandbox was told of.
-            Err(error) => tracing::warn!(event = "not_read_again", file = %path, error = %error, remedy = "restart pamrelay-queue"),
+            Err(error) => tracing::warn!(event = "not_read_again", file = %path, error = %error),
         }
     }
 }
