@@ -247,7 +247,7 @@ class Trouble(OwnRelay):
 
     def test_without_routes_no_mail_goes_to_the_hosts_own_port_25(self):
         own = self.start_sink(25)
-        relay = self.start_relay(routes={})
+        relay = self.start_relay(routes=[{"domains": ["*"], "mx": "direct"}])
         addresses = ("root@localhost", "root@x.localhost", "root@relay.test")
 
         with bed.Client.logged_in() as client:
