@@ -88,6 +88,7 @@ fn new_message() -> NewMessage {
         envelope: envelope(),
         arrived: Moment::now(),
         arrival: Arrival::Smtp(trace(), jiff::tz::TimeZone::UTC),
+        token: None,
     }
 }
 

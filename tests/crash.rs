@@ -25,6 +25,8 @@ use pamrelay::smtp::envelope::{BodyType, Envelope, International, Notify, Recipi
 
 #[path = "crash/brimful.rs"]
 mod brimful;
+#[path = "crash/role.rs"]
+mod role;
 
 const ROLE: &str = "PAMRELAY_CRASH_ROLE";
 const SPOOL: &str = "PAMRELAY_CRASH_SPOOL";
@@ -35,12 +37,14 @@ fn main() -> ExitCode {
         return child(&role);
     }
     let wanted: Vec<_> = std::env::args().skip(1).filter(|it| !it.starts_with('-')).collect();
-    let cases: [(&str, fn()); 8] = [
+    let cases: [(&str, fn()); 10] = [
         ("what_was_acknowledged_survives_kills_at_any_point", what_was_acknowledged_survives_kills_at_any_point),
         ("a_failed_sync_of_the_log_ends_the_process", || a_failed_sync_ends_the_process("log")),
         ("a_failed_sync_of_a_body_ends_the_process", || a_failed_sync_ends_the_process("body")),
         ("what_is_accepted_after_a_failed_sync_does_not_lean_on_the_log_before_it", nothing_leans_on_an_old_log),
         ("a_start_that_cannot_sync_what_it_recovered_accepts_nothing", a_start_without_syncs_accepts_nothing),
+        ("a_queue_killed_between_commit_and_answer_answers_when_it_is_back", role::killed_before_the_answer),
+        ("few_deliveries_are_repeated_when_the_queue_is_killed", role::few_are_repeated),
         ("the_store_starts_on_a_full_disk_lists_settles_and_deletes", brimful::a_full_disk_is_worked_off),
         ("a_full_disk_is_said_and_nothing_is_lost", a_full_disk_is_said_and_nothing_is_lost),
         ("a_log_cut_at_any_octet_opens_with_a_beginning_of_what_was_accepted", a_log_cut_anywhere_opens),
@@ -61,6 +65,9 @@ fn main() -> ExitCode {
 fn child(role: &str) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime can be built");
     let spool = std::env::var_os(SPOOL).expect("the parent names the spool");
+    if role == "queue" || role == "queue that does not deliver" {
+        return runtime.block_on(role::run(role, Path::new(&spool)));
+    }
     if role == "small disk" {
         return brimful::on_a_small_disk(Path::new(&spool));
     }
@@ -200,6 +207,7 @@ fn new_message() -> NewMessage {
         envelope,
         arrived: Moment::now(),
         arrival: Arrival::Smtp(trace, jiff::tz::TimeZone::UTC),
+        token: None,
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Invariant: an end is written to one connection only. A message that is still whole in memory (up to 64 KiB) may
 //! meet a connection that the queue closed long ago; writing then fails, the queue cannot have read the end, and the
-//! message goes once more to a fresh connection. Once the end is written and no answer comes, nobody knows what the
-//! queue made of it: that is an error, never a second attempt.
+//! message goes once more to a fresh connection. Once the end is written and no answer comes, the queue is asked what it
+//! made of the message (`questions`); there is never a second attempt.
 //!
 //! A small message takes a connection only for its one write and one read, so a slow client cannot hold one; a large
 //! message holds one from its 64th KiB, or from the start if it was announced, to its end. Large messages share their
@@ -23,9 +23,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use pamrelay_authwire::network;
 
+use super::questions::{Questions, Room};
 use super::shares::{Share, Shares};
-use super::wire::{self, CHUNK_LIMIT, HEADER, Heard};
-use super::{Answer, Opening};
+use super::wire::{self, CHUNK_LIMIT, HEADER, Heard, Said};
+use super::{Answer, Opening, Refused, Token};
 
 /// What is gathered before a connection is taken.
 const GATHER: usize = 64 * 1024;
@@ -56,7 +57,7 @@ impl Default for Limits {
     }
 }
 
-/// Why there is no answer. Each of them is 451 4.3.0 to the client.
+/// Why there is no answer. Each of them but `Unanswered` is 451 4.3.0 to the client.
 #[derive(Debug, thiserror::Error)]
 pub enum HandoffError {
     #[error("the queue cannot be reached: {0}")]
@@ -65,6 +66,10 @@ pub enum HandoffError {
     Busy,
     #[error("the queue closed the connection in the middle of a message: {0}")]
     Cut(#[source] io::Error),
+    /// The message is not queued.
+    #[error("the queue lost the message: {0}")]
+    Lost(#[source] io::Error),
+    /// Nothing may be said to the client (RFC 5321 §4.2.5).
     #[error("the queue did not answer, so the message may or may not be queued: {0}")]
     Unanswered(#[source] io::Error),
     #[error("the queue's answer makes no sense")]
@@ -86,6 +91,7 @@ struct Shared {
     idle: Mutex<Vec<UnixStream>>,
     room: Arc<Semaphore>,
     large: Arc<Shares<Holder>>,
+    questions: Questions,
 }
 
 /// Whom a large message counts for.
@@ -104,6 +110,7 @@ struct Link {
 /// One message on its way to the queue.
 pub struct Transfer {
     shared: Arc<Shared>,
+    token: Token,
     /// Not yet written: on the first connection everything, later what came since the last write.
     buffer: Vec<u8>,
     /// Where the last chunk began, if it can still grow.
@@ -128,17 +135,25 @@ impl Pool {
     pub fn new(path: impl Into<PathBuf>, limits: Limits) -> Self {
         let room = Arc::new(Semaphore::new(limits.connections));
         let large = Shares::new(limits.connections.saturating_sub(limits.for_small).max(1), limits.each);
-        Self { shared: Arc::new(Shared { path: path.into(), limits, idle: Mutex::default(), room, large }) }
+        let path = path.into();
+        let questions = Questions::new(path.clone(), limits.patience);
+        Self { shared: Arc::new(Shared { path, limits, idle: Mutex::default(), room, large, questions }) }
+    }
+
+    /// Whether a message of that size may come in, so that its client hears of it at MAIL.
+    pub async fn room(&self, declared: Option<u64>) -> Room {
+        self.shared.questions.room(declared).await
     }
 
     /// Starts a message of `user`. What the queue thinks of the opening is in its answer, after the end.
     pub async fn begin(&self, opening: &Opening, user: &str) -> Result<Transfer, HandoffError> {
         let mut buffer = Vec::with_capacity(1024);
-        if !wire::put_opening(&mut buffer, opening) {
+        let token = Token::fresh();
+        if !wire::put_opening(&mut buffer, opening, &token) {
             return Err(HandoffError::Envelope);
         }
         let holders = vec![Holder::User(user.to_owned()), Holder::Network(network(opening.trace.peer.ip()))];
-        let mut transfer = Transfer { shared: Arc::clone(&self.shared), buffer, chunk: None, link: None, holders, share: None };
+        let mut transfer = Transfer { shared: Arc::clone(&self.shared), token, buffer, chunk: None, link: None, holders, share: None };
         if opening.declared_size.is_some_and(|size| size >= GATHER as u64) {
             transfer.share()?;
         }
@@ -214,8 +229,16 @@ impl Transfer {
         self.flush(Hold::Shortly).await?;
         let Some(link) = self.link.take() else { return Err(HandoffError::Nonsense) };
         let deadline = Instant::now() + self.shared.limits.patience;
-        let (answer, stream) = hear(link.stream, deadline).await?;
+        let (said, stream) = match hear(link.stream, deadline).await {
+            Ok(heard) => heard,
+            Err(HandoffError::Unanswered(error)) => return self.shared.questions.outcome(&self.token, error).await,
+            Err(error) => return self.shared.questions.outcome(&self.token, io::Error::other(error)).await,
+        };
+        let Said::Answer(answer) = said else { return Err(HandoffError::Nonsense) };
         self.shared.give_back(stream);
+        if answer == Answer::Refused(Refused::Full) {
+            self.shared.questions.is_full();
+        }
         Ok(answer)
     }
 
@@ -263,7 +286,7 @@ async fn write(stream: &mut UnixStream, bytes: &[u8], deadline: Instant) -> io::
 }
 
 /// Reads exactly one answer; the connection is good for another message afterwards.
-async fn hear(mut stream: UnixStream, deadline: Instant) -> Result<(Answer, UnixStream), HandoffError> {
+pub(super) async fn hear(mut stream: UnixStream, deadline: Instant) -> Result<(Said, UnixStream), HandoffError> {
     // One octet more than an answer has, so that a second one is noticed.
     let mut bytes = [0; wire::ANSWER_LIMIT + 1];
     let mut filled = 0;
@@ -276,7 +299,7 @@ async fn hear(mut stream: UnixStream, deadline: Instant) -> Result<(Answer, Unix
             Err(error) => return Err(HandoffError::Unanswered(error)),
         }
         match wire::hear(bytes.get(..filled).unwrap_or_default()) {
-            Heard::Answer(answer) => return Ok((answer, stream)),
+            Heard::Said(said) => return Ok((said, stream)),
             Heard::Part => {}
             Heard::Nonsense => return Err(HandoffError::Nonsense),
         }

@@ -3,21 +3,30 @@
 //! ```text
 //! front ──Opening──chunk──chunk──…──end──▶ queue
 //! front ◀──────── Accepted(id) | Refused ── queue
+//!
+//! front ──is it in? ─────▶ queue            front ──how much may come in? ─▶ queue
+//! front ◀─ Accepted(id) | Absent ─ queue    front ◀─────── octets ────────── queue
 //! ```
 //!
 //! Invariant: 250 rests on a `QueueId`, and the front end gets one only by the answer to an end that it wrote.
-//! Whatever else happens on the way (no queue, a dead connection, no answer) is an error that means 451: the queue
-//! never heard the end, or nobody can know what it made of it, and asking again could deliver twice.
+//! Whatever else happens on the way (no queue, a dead connection) is an error that means 451: the queue never heard the
+//! end. When the end was written and no answer comes, the front end asks by the hand-off's token, also the queue that
+//! comes after a crash. `Absent` is a promise: the message is not in and will not come in, so 451 may be said
+//! (RFC 5321 §4.2.5). When nobody answers that either, the client gets no reply.
 
 pub mod bounds;
 mod client;
 pub(crate) mod codec;
+mod questions;
 pub(crate) mod shares;
+mod token;
 pub(crate) mod wire;
 
 use std::fmt;
 
 pub use client::{HandoffError, Limits, Pool, Transfer};
+pub use questions::Room;
+pub use token::Token;
 pub(crate) use wire::OPENING_LIMIT;
 
 use crate::message::trace::Trace;

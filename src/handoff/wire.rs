@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! kind (1)  length (4, little-endian)  payload
-//! 1 opening   2 chunk   3 end                      front to queue
-//! 128 accepted (8 octets: the id)   129 refused (1 octet: why)   queue to front
+//! 1 opening   2 chunk   3 end   4 is it in? (16 octets: the token)   5 how much may come in?   front to queue
+//! 128 accepted (8 octets: the id)   129 refused (1 octet: why)                                queue to front
+//! 130 absent, and it will be   131 room (8 octets: how many may come in)
 //! ```
 //!
 //! Invariant: a length is checked against its kind before anything is allocated for it, and what does not decode
@@ -12,11 +13,11 @@
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::codec::{Input, put_bytes, put_envelope, put_optional, put_trace, take_envelope, take_trace};
-use super::{Answer, Opening, Proof, QueueId, Refused};
+use super::{Answer, Opening, Proof, QueueId, Refused, Token};
 use crate::smtp::SessionId;
 
 /// The only version of an opening.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Kind and length.
 pub(crate) const HEADER: usize = 5;
 /// Octets of body in one chunk.
@@ -29,15 +30,23 @@ const PROOF_LIMIT: usize = 1024;
 const OPENING: u8 = 1;
 const CHUNK: u8 = 2;
 const END: u8 = 3;
+const ASK: u8 = 4;
+const ROOM: u8 = 5;
 const ACCEPTED: u8 = 128;
 const REFUSED: u8 = 129;
+const ABSENT: u8 = 130;
+const ROOM_IS: u8 = 131;
 
 /// One frame from the front end.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Frame {
-    Opening(Box<Opening>),
+    Opening(Box<Opening>, Token),
     Chunk(Bytes),
     End,
+    /// Whether the message with this token is in.
+    Ask(Token),
+    /// How many octets may come in.
+    Room,
 }
 
 /// The peer does not speak this protocol.
@@ -60,7 +69,12 @@ pub(crate) fn take_frame(buffer: &mut BytesMut) -> Result<Option<Frame>, FrameEr
     buffer.advance(HEADER);
     let payload = buffer.split_to(length);
     let frame = match kind {
-        OPENING => Frame::Opening(Box::new(take_opening(&payload).ok_or(FrameError::Malformed(OPENING))?)),
+        OPENING => {
+            let (opening, token) = take_opening(&payload).ok_or(FrameError::Malformed(OPENING))?;
+            Frame::Opening(Box::new(opening), token)
+        }
+        ASK => Frame::Ask(take_token(&mut Input(&payload)).filter(|_| payload.len() == Token::OCTETS).ok_or(FrameError::Malformed(ASK))?),
+        ROOM => Frame::Room,
         CHUNK => Frame::Chunk(payload.freeze()),
         END => Frame::End,
         other => return Err(FrameError::Kind(other)),
@@ -88,7 +102,8 @@ fn header(buffer: &[u8]) -> Result<Option<(u8, usize)>, FrameError> {
     let limit = match kind {
         OPENING => OPENING_LIMIT,
         CHUNK => CHUNK_LIMIT,
-        END => 0,
+        ASK => Token::OCTETS,
+        END | ROOM => 0,
         other => return Err(FrameError::Kind(other)),
     };
     let mut rest = Input(buffer.get(1..).unwrap_or_default());
@@ -120,10 +135,25 @@ pub(crate) fn put_end(out: &mut Vec<u8>) {
     open_frame(out, END);
 }
 
+pub(crate) fn put_ask(out: &mut Vec<u8>, token: &Token) {
+    let at = open_frame(out, ASK);
+    out.extend_from_slice(token.octets());
+    close_frame(out, at);
+}
+
+pub(crate) fn put_room(out: &mut Vec<u8>) {
+    open_frame(out, ROOM);
+}
+
+fn take_token(from: &mut Input<'_>) -> Option<Token> {
+    Some(Token::of_octets(from.take(Token::OCTETS)?.try_into().ok()?))
+}
+
 /// Appends the opening, or nothing and `false` if it is longer than the queue takes.
-pub(crate) fn put_opening(out: &mut Vec<u8>, opening: &Opening) -> bool {
+pub(crate) fn put_opening(out: &mut Vec<u8>, opening: &Opening, token: &Token) -> bool {
     let at = open_frame(out, OPENING);
     out.push(VERSION);
+    out.extend_from_slice(token.octets());
     out.extend_from_slice(&opening.session.0.to_le_bytes());
     put_optional(out, opening.declared_size, |out, size| out.extend_from_slice(&size.to_le_bytes()));
     match &opening.proof {
@@ -142,11 +172,12 @@ pub(crate) fn put_opening(out: &mut Vec<u8>, opening: &Opening) -> bool {
     true
 }
 
-fn take_opening(payload: &[u8]) -> Option<Opening> {
+fn take_opening(payload: &[u8]) -> Option<(Opening, Token)> {
     let mut from = Input(payload);
     if from.u8()? != VERSION {
         return None;
     }
+    let token = take_token(&mut from)?;
     let session = SessionId(from.u64()?);
     let declared_size = from.optional(Input::u64)?;
     let proof = match from.u8()? {
@@ -156,13 +187,13 @@ fn take_opening(payload: &[u8]) -> Option<Opening> {
     let trace = take_trace(&mut from)?;
     let envelope = take_envelope(&mut from)?;
     from.end()?;
-    Some(Opening { envelope, trace, proof, session, declared_size })
+    Some((Opening { envelope, trace, proof, session, declared_size }, token))
 }
 
 /// The longest answer.
 pub(crate) const ANSWER_LIMIT: usize = HEADER + 8;
 
-pub(crate) fn put_answer(out: &mut Vec<u8>, answer: Answer) {
+fn put_answer(out: &mut Vec<u8>, answer: Answer) {
     let at = match answer {
         Answer::Accepted(id) => {
             let at = open_frame(out, ACCEPTED);
@@ -184,10 +215,32 @@ pub(crate) fn put_answer(out: &mut Vec<u8>, answer: Answer) {
     close_frame(out, at);
 }
 
+/// What the queue says: to an end or a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    Answer(Answer),
+    /// The message is not in and will not come in.
+    Absent,
+    /// So many octets may come in.
+    Room(u64),
+}
+
+pub(crate) fn put_said(out: &mut Vec<u8>, said: Said) {
+    match said {
+        Said::Answer(answer) => put_answer(out, answer),
+        Said::Absent => _ = open_frame(out, ABSENT),
+        Said::Room(octets) => {
+            let at = open_frame(out, ROOM_IS);
+            out.extend_from_slice(&octets.to_le_bytes());
+            close_frame(out, at);
+        }
+    }
+}
+
 /// What has come of an answer so far.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Heard {
-    Answer(Answer),
+    Said(Said),
     /// Not all of it has come.
     Part,
     /// Not an answer, or more than one.
@@ -198,8 +251,9 @@ pub(crate) fn hear(bytes: &[u8]) -> Heard {
     let mut from = Input(bytes);
     let Some(kind) = from.u8() else { return Heard::Part };
     let wanted = match kind {
-        ACCEPTED => 8,
+        ACCEPTED | ROOM_IS => 8,
         REFUSED => 1,
+        ABSENT => 0,
         _ => return Heard::Nonsense,
     };
     let Some(length) = from.u32() else { return Heard::Part };
@@ -207,23 +261,29 @@ pub(crate) fn hear(bytes: &[u8]) -> Heard {
         _ if length != wanted => Heard::Nonsense,
         have if have < wanted as usize => Heard::Part,
         have if have > wanted as usize => Heard::Nonsense,
-        _ => take_answer(kind, &mut from).map_or(Heard::Nonsense, Heard::Answer),
+        _ => take_said(kind, &mut from).map_or(Heard::Nonsense, Heard::Said),
     }
 }
 
-fn take_answer(kind: u8, from: &mut Input<'_>) -> Option<Answer> {
-    if kind == ACCEPTED {
-        return QueueId::of_number(from.u64()?).map(Answer::Accepted);
+fn take_said(kind: u8, from: &mut Input<'_>) -> Option<Said> {
+    match kind {
+        ACCEPTED => QueueId::of_number(from.u64()?).map(|id| Said::Answer(Answer::Accepted(id))),
+        REFUSED => take_refused(from).map(|why| Said::Answer(Answer::Refused(why))),
+        ABSENT => Some(Said::Absent),
+        ROOM_IS => from.u64().map(Said::Room),
+        _ => None,
     }
-    let why = match from.u8()? {
+}
+
+fn take_refused(from: &mut Input<'_>) -> Option<Refused> {
+    Some(match from.u8()? {
         1 => Refused::Full,
         2 => Refused::TooLarge,
         3 => Refused::NotPermitted,
         4 => Refused::Fault,
         5 => Refused::LoginExpired,
         _ => return None,
-    };
-    Some(Answer::Refused(why))
+    })
 }
 
 #[cfg(test)]
@@ -245,9 +305,11 @@ pub(crate) mod tests {
         )
     }
 
+    const TOKEN: Token = Token::of_octets([7; Token::OCTETS]);
+
     fn message(opening: &Opening, body: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
-        assert!(put_opening(&mut out, opening));
+        assert!(put_opening(&mut out, opening, &TOKEN));
         for chunk in body.chunks(CHUNK_LIMIT) {
             let at = open_chunk(&mut out);
             out.extend_from_slice(chunk);
@@ -273,12 +335,12 @@ pub(crate) mod tests {
             prop_assert!(buffer.is_empty());
             prop_assert_eq!(frames.pop(), Some(Frame::End));
             let mut frames = frames.into_iter();
-            prop_assert_eq!(frames.next(), Some(Frame::Opening(Box::new(opening))));
+            prop_assert_eq!(frames.next(), Some(Frame::Opening(Box::new(opening), TOKEN)));
             let mut got = Vec::new();
             for frame in frames {
                 match frame {
                     Frame::Chunk(bytes) => got.extend_from_slice(&bytes),
-                    Frame::Opening(_) | Frame::End => prop_assert!(false, "a second {frame:?}"),
+                    Frame::Opening(..) | Frame::End | Frame::Ask(_) | Frame::Room => prop_assert!(false, "a second {frame:?}"),
                 }
             }
             prop_assert_eq!(got, body);
@@ -304,7 +366,7 @@ pub(crate) mod tests {
 
     #[test]
     fn every_length_above_its_bound_is_refused_before_the_payload_comes() {
-        for (kind, limit) in [(OPENING, OPENING_LIMIT), (CHUNK, CHUNK_LIMIT), (END, 0)] {
+        for (kind, limit) in [(OPENING, OPENING_LIMIT), (CHUNK, CHUNK_LIMIT), (END, 0), (ASK, Token::OCTETS), (ROOM, 0)] {
             for length in [limit as u32 + 1, 1 << 31, u32::MAX] {
                 let mut bytes = vec![kind];
                 bytes.extend_from_slice(&length.to_le_bytes());
@@ -315,8 +377,20 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_question_comes_back_as_it_was_and_no_shorter() {
+        let mut bytes = Vec::new();
+        put_ask(&mut bytes, &TOKEN);
+        put_room(&mut bytes);
+        let mut buffer = BytesMut::from(&bytes[..]);
+
+        assert_eq!(take_frame(&mut buffer), Ok(Some(Frame::Ask(TOKEN))));
+        assert_eq!(take_frame(&mut buffer), Ok(Some(Frame::Room)));
+        assert_eq!(take_frame(&mut BytesMut::from(&[ASK, 1, 0, 0, 0, 9][..])), Err(FrameError::Malformed(ASK)));
+    }
+
+    #[test]
     fn an_unknown_kind_is_refused_at_its_first_octet() {
-        for kind in [0, 4, 127, ACCEPTED, REFUSED, 255] {
+        for kind in [0, 6, 127, ACCEPTED, REFUSED, ABSENT, ROOM_IS, 255] {
             assert_eq!(take_frame(&mut BytesMut::from(&[kind][..])), Err(FrameError::Kind(kind)));
         }
     }
@@ -325,19 +399,21 @@ pub(crate) mod tests {
     fn an_answer_is_heard_only_when_it_is_whole_and_alone() {
         let id = QueueId::of_number(77).unwrap();
         let answers = [
-            Answer::Accepted(id),
-            Answer::Refused(Refused::Full),
-            Answer::Refused(Refused::TooLarge),
-            Answer::Refused(Refused::NotPermitted),
-            Answer::Refused(Refused::Fault),
-            Answer::Refused(Refused::LoginExpired),
+            Said::Answer(Answer::Accepted(id)),
+            Said::Answer(Answer::Refused(Refused::Full)),
+            Said::Answer(Answer::Refused(Refused::TooLarge)),
+            Said::Answer(Answer::Refused(Refused::NotPermitted)),
+            Said::Answer(Answer::Refused(Refused::Fault)),
+            Said::Answer(Answer::Refused(Refused::LoginExpired)),
+            Said::Absent,
+            Said::Room(u64::MAX),
         ];
         for answer in answers {
             let mut bytes = Vec::new();
-            put_answer(&mut bytes, answer);
+            put_said(&mut bytes, answer);
 
             assert!(bytes.len() <= ANSWER_LIMIT);
-            assert_eq!(hear(&bytes), Heard::Answer(answer));
+            assert_eq!(hear(&bytes), Heard::Said(answer));
             for cut in 0..bytes.len() {
                 assert_eq!(hear(&bytes[..cut]), Heard::Part);
             }

@@ -20,11 +20,12 @@ use super::footprint;
 use super::message::{Arrival, Author, Message, NewMessage};
 use super::moment::Moment;
 use super::places::{Place, Places, domains};
+use super::receipts::Receipts;
 use super::store::{Claim, Draft as _, NewBody, QueueStore, SMALL_BODY, StoreError};
 use super::tickets::{TicketBook, TicketError};
 use crate::handoff::bounds::{self, Beyond};
 use crate::handoff::shares::{Share, Shares};
-use crate::handoff::{Answer, Opening, Proof, Refused};
+use crate::handoff::{Answer, Opening, Proof, QueueId, Refused, Token};
 use crate::message::message_id::MessageId;
 
 /// Octets of body beyond which nothing is taken.
@@ -56,6 +57,7 @@ pub struct Door<S> {
     active: Active,
     users: Arc<Shares<String>>,
     envelopes: Arc<Semaphore>,
+    receipts: Receipts,
 }
 
 /// The way from the door to delivery: what is accepted while there is room goes out from memory.
@@ -79,6 +81,7 @@ pub struct Fresh {
 pub(super) struct Intake<'a, S: QueueStore> {
     door: &'a Door<S>,
     opening: Opening,
+    token: Token,
     size: u64,
     message_id: MessageId,
     state: State<S>,
@@ -106,24 +109,25 @@ enum State<S: QueueStore> {
 }
 
 impl<S: QueueStore> Door<S> {
-    pub fn new(
+    pub(super) fn new(
         store: Arc<S>,
         tickets: TicketBook,
         (limit, most_recipients): (SizeLimit, RecipientLimit),
         zone: TimeZone,
         active: Active,
+        receipts: Receipts,
     ) -> Self {
         let (users, envelopes) = (Shares::new(OF_ALL, OF_ONE_USER), Arc::new(Semaphore::new(ENVELOPES)));
-        Self { store, tickets, limit, most_recipients, zone, active, users, envelopes }
+        Self { store, tickets, limit, most_recipients, zone, active, users, envelopes, receipts }
     }
 
     /// Looks at the opening; whatever comes of it is said after the end.
-    pub(super) fn open(&self, opening: Opening) -> Intake<'_, S> {
+    pub(super) fn open(&self, opening: Opening, token: Token) -> Intake<'_, S> {
         let (state, room) = match self.admit(&opening) {
             Ok((author, room)) => (State::Small { author, body: Vec::new() }, Some(room)),
             Err(refused) => (State::Declined(refused), None),
         };
-        Intake { door: self, opening, size: 0, message_id: MessageId::default(), state, _room: room }
+        Intake { door: self, opening, token, size: 0, message_id: MessageId::default(), state, _room: room }
     }
 
     fn admit(&self, opening: &Opening) -> Result<(Author, Room), Refused> {
@@ -175,7 +179,7 @@ impl<S: QueueStore> Door<S> {
     }
 }
 
-impl<S: QueueStore> Intake<'_, S> {
+impl<'a, S: QueueStore> Intake<'a, S> {
     /// Takes in some of the body.
     pub(super) async fn chunk(&mut self, bytes: Bytes) {
         self.size = self.size.saturating_add(bytes.len() as u64);
@@ -222,23 +226,34 @@ impl<S: QueueStore> Intake<'_, S> {
     }
 
     /// The message has come whole. Only here is one accepted.
-    pub(super) async fn finish(self) -> Answer {
+    /// Nothing when it cannot be known whether it was: then nothing may be said either.
+    pub(super) async fn finish(self) -> Option<Finished<'a, S>> {
         let (author, body) = match self.state {
             State::Declined(refused) => {
                 tracing::info!(event = "declined", session = %self.opening.session, from = %self.opening.envelope.sender, size = self.size, reason = ?refused);
-                return Answer::Refused(refused);
+                return Some(Finished::refused(self.door, refused));
             }
             State::Small { author, body } => (author, NewBody::Small(Bytes::from(body))),
             State::Large { author, draft, .. } => (author, NewBody::Large(draft)),
         };
         let Opening { envelope, trace, session, .. } = self.opening;
+        let Some(pending) = self.door.receipts.begin(self.token) else {
+            tracing::warn!(event = "not_accepted", session = %session, reason = "the front end has asked for it and heard that it is absent");
+            return Some(Finished::refused(self.door, Refused::Fault));
+        };
         let peer = trace.peer;
         let in_memory = match &body {
             NewBody::Small(bytes) => bytes.len() as u64,
             NewBody::Large(_) => 0,
         };
         let place = self.door.active.places.take(domains(&envelope, None), footprint::memory(&envelope, in_memory));
-        let new = NewMessage { author, envelope, arrived: Moment::now(), arrival: Arrival::Smtp(trace, self.door.zone.clone()) };
+        let new = NewMessage {
+            author,
+            envelope,
+            arrived: Moment::now(),
+            arrival: Arrival::Smtp(trace, self.door.zone.clone()),
+            token: Some(self.token),
+        };
         let claim = if place.is_some() { Claim::Mine } else { Claim::Leave };
         match self.door.store.accept(new, body, claim).await {
             Ok(message) => {
@@ -252,18 +267,59 @@ impl<S: QueueStore> Intake<'_, S> {
                     message_id = self.message_id.found()
                 );
                 let id = message.id;
-                self.door.pass_on(message, place);
-                Answer::Accepted(id)
+                pending.accepted(id);
+                Some(Finished { door: self.door, answer: Answer::Accepted(id), taken: Some((message, place)) })
+            }
+            Err(error @ StoreError::Closed) => {
+                tracing::error!(event = "unknown", session = %session, size = self.size, reason = %error);
+                None
             }
             Err(error) => {
+                pending.refused();
                 tracing::error!(event = "not_accepted", session = %session, size = self.size, reason = %error);
-                Answer::Refused(kind(&error))
+                Some(Finished::refused(self.door, kind(&error)))
             }
         }
     }
 }
 
+/// What became of a message. It goes on to delivery after the answer was written, so that a message that was delivered
+/// and is gone from the store is never one that the front end has to ask for.
+pub(super) struct Finished<'a, S: QueueStore> {
+    door: &'a Door<S>,
+    answer: Answer,
+    taken: Option<(Message, Option<Place>)>,
+}
+
+impl<'a, S: QueueStore> Finished<'a, S> {
+    fn refused(door: &'a Door<S>, why: Refused) -> Self {
+        Self { door, answer: Answer::Refused(why), taken: None }
+    }
+
+    pub(super) fn answer(&self) -> Answer {
+        self.answer
+    }
+}
+
+impl<S: QueueStore> Drop for Finished<'_, S> {
+    fn drop(&mut self) {
+        if let Some((message, place)) = self.taken.take() {
+            self.door.pass_on(message, place);
+        }
+    }
+}
+
 impl<S: QueueStore> Door<S> {
+    /// The message with this token, if it is in; if it is not, it will not come in any more.
+    pub(super) async fn find(&self, token: Token) -> Option<QueueId> {
+        self.receipts.find(token).await
+    }
+
+    /// How many octets may come in; none when the disk cannot be asked.
+    pub(super) fn room_left(&self) -> u64 {
+        self.store.room().unwrap_or(0)
+    }
+
     /// To delivery, from memory if there was room; else it waits in the store like any other.
     fn pass_on(&self, message: Message, place: Option<Place>) {
         let Some(place) = place else {

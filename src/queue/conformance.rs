@@ -67,6 +67,7 @@ pub(crate) fn new_message(recipients: &[&str]) -> NewMessage {
         envelope: envelope(recipients),
         arrived: NOW,
         arrival: Arrival::Smtp(trace(), jiff::tz::TimeZone::UTC),
+        token: None,
     }
 }
 

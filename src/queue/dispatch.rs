@@ -411,6 +411,7 @@ impl<S: QueueStore> Settler<S> {
                 envelope: report.envelope.clone(),
                 arrived: now,
                 arrival: super::message::Arrival::Here,
+                token: None,
             };
             // Made anew each time: what was tried is gone with its draft.
             let settled = match new_body(&*self.store, report.bytes.clone()).await {

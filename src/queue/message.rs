@@ -12,7 +12,7 @@ use jiff::tz::TimeZone;
 use super::moment::Moment;
 use super::store::Noted;
 use crate::delivery::job::{Account, Content, RecipientNo};
-use crate::handoff::QueueId;
+use crate::handoff::{QueueId, Token};
 use crate::message::trace::Trace;
 use crate::smtp::SessionId;
 use crate::smtp::envelope::{Envelope, Recipient};
@@ -143,6 +143,8 @@ pub struct NewMessage {
     pub envelope: Envelope,
     pub arrived: Moment,
     pub arrival: Arrival,
+    /// By which the front end may ask whether it is in; a report has none.
+    pub token: Option<Token>,
 }
 
 /// What becomes the trace field once the id is known.

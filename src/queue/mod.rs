@@ -14,6 +14,7 @@ pub mod footprint;
 pub mod message;
 pub mod moment;
 pub mod places;
+mod receipts;
 pub(crate) mod record;
 pub mod report;
 pub mod run;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! head      version 1 │ id (8) │ author │ trace field │ envelope │ crc32 (4)
+//!           version 2 │ id (8) │ token of the hand-off (16) │ author │ trace field │ envelope │ crc32 (4)
 //! author    0 uid (4) session (8) user   or   1 id (8) of the message reported about
 //! progress  empty while nothing was tried, else
 //!           version 1 │ warned (1) │ count (4) │ standings │ crc32 (4)
@@ -18,13 +19,15 @@ use bytes::Bytes;
 use super::message::{Author, Progress, Standing, Warned};
 use super::store::Noted;
 use crate::delivery::job::{Account, Origin, PassedOn, RecipientNo};
-use crate::handoff::QueueId;
 use crate::handoff::codec::{Input, put_envelope, put_optional, put_text, take_envelope};
+use crate::handoff::{QueueId, Token};
 use crate::smtp::SessionId;
 use crate::smtp::envelope::Envelope;
 use crate::smtp::status::{Class, EnhancedStatus};
 
 const VERSION: u8 = 1;
+/// Of a head with the token of its hand-off.
+const WITH_TOKEN: u8 = 2;
 /// Longest text that is read back.
 const TEXT_LIMIT: usize = u16::MAX as usize;
 
@@ -36,10 +39,13 @@ pub(crate) struct Head {
     pub(crate) envelope: Envelope,
 }
 
-pub(crate) fn put_head(id: QueueId, author: &Author, trace: &[u8], envelope: &Envelope) -> Vec<u8> {
+pub(crate) fn put_head(id: QueueId, token: Option<&Token>, author: &Author, trace: &[u8], envelope: &Envelope) -> Vec<u8> {
     let mut out = Vec::with_capacity(512);
-    out.push(VERSION);
+    out.push(if token.is_some() { WITH_TOKEN } else { VERSION });
     out.extend_from_slice(&id.number().to_le_bytes());
+    if let Some(token) = token {
+        out.extend_from_slice(token.octets());
+    }
     match author {
         Author::User { user, uid, session } => {
             out.push(0);
@@ -59,9 +65,7 @@ pub(crate) fn put_head(id: QueueId, author: &Author, trace: &[u8], envelope: &En
 
 pub(crate) fn take_head(id: QueueId, bytes: &[u8]) -> Option<Head> {
     let mut from = Input(unseal(bytes)?);
-    if from.u8()? != VERSION || from.u64()? != id.number() {
-        return None;
-    }
+    take_start(id, &mut from)?;
     let author = match from.u8()? {
         0 => {
             let (uid, session) = (from.u32()?, SessionId(from.u64()?));
@@ -74,6 +78,24 @@ pub(crate) fn take_head(id: QueueId, bytes: &[u8]) -> Option<Head> {
     let envelope = take_envelope(&mut from)?;
     from.end()?;
     Some(Head { author, trace, envelope })
+}
+
+/// The token of the hand-off, if there is one.
+pub(crate) fn take_token(id: QueueId, bytes: &[u8]) -> Option<Token> {
+    take_start(id, &mut Input(unseal(bytes)?))?
+}
+
+/// What stands before the author: the token.
+fn take_start(id: QueueId, from: &mut Input<'_>) -> Option<Option<Token>> {
+    let version = from.u8()?;
+    if from.u64()? != id.number() {
+        return None;
+    }
+    match version {
+        VERSION => Some(None),
+        WITH_TOKEN => Some(Some(Token::of_octets(from.take(Token::OCTETS)?.try_into().ok()?))),
+        _ => None,
+    }
 }
 
 pub(crate) fn put_progress(progress: &Progress) -> Vec<u8> {
@@ -243,7 +265,9 @@ mod tests {
         #[test]
         fn a_head_comes_back_as_it_was(envelope in any_envelope(), report in any::<bool>()) {
             let author = if report { Author::Report { about: id(5) } } else { user() };
-            let bytes = put_head(id(9), &author, b"Received: x\r\n", &envelope);
+            let token = (!report).then(Token::fresh);
+            let bytes = put_head(id(9), token.as_ref(), &author, b"Received: x\r\n", &envelope);
+            prop_assert_eq!(take_token(id(9), &bytes), token);
 
             let head = take_head(id(9), &bytes);
 
@@ -253,7 +277,7 @@ mod tests {
 
         #[test]
         fn a_head_with_one_flipped_bit_or_cut_is_none(envelope in any_envelope(), at in any::<prop::sample::Index>(), bit in 0_u8..8) {
-            let bytes = put_head(id(9), &user(), b"Received: x\r\n", &envelope);
+            let bytes = put_head(id(9), Some(&Token::fresh()), &user(), b"Received: x\r\n", &envelope);
             let at = at.index(bytes.len());
             let mut flipped = bytes.clone();
             flipped[at] ^= 1 << bit;

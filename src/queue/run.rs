@@ -22,10 +22,12 @@ use tokio::sync::{mpsc, watch};
 use super::accept::{Door, RecipientLimit, SizeLimit};
 use super::control::{self, ControlError};
 use super::dispatch::{ActiveLimits, DeliveryGone, Dispatch};
+use super::receipts::{self, Receipts};
 use super::report::{Reporter, Reports, Undelivered};
 use super::schedule::Schedule;
 use super::server::{Peers, serve};
 use super::sqlite::{OpenError, SqliteStore};
+use super::store::QueueStore as _;
 use super::tickets::TicketBook;
 use crate::delivery::job::{Job, Outcomes};
 use crate::sandbox::Notifier;
@@ -99,6 +101,8 @@ pub async fn run_until(
     end: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
     let store = Arc::new(SqliteStore::open(&settings.spool)?);
+    // Before anything is delivered and gone.
+    let recent = store.recent(receipts::KEPT).await.map_err(OpenError::from)?;
     let listener = listener(&settings)?;
     let control = control::bind(&settings.control)?;
     let undelivered = Arc::new(Undelivered::default());
@@ -107,7 +111,7 @@ pub async fn run_until(
     let look = Arc::clone(&active.look);
     let tickets = TicketBook::new(settings.tickets);
     let limits = (SizeLimit(settings.message_size), RecipientLimit(settings.recipients));
-    let door = Door::new(Arc::clone(&store), tickets, limits, settings.zone, active);
+    let door = Door::new(Arc::clone(&store), tickets, limits, settings.zone, active, Receipts::of(recent.into_iter().rev()));
     let (stopper, stop) = watch::channel(false);
 
     let own = rustix::process::geteuid().as_raw();

@@ -1,7 +1,7 @@
 //! The hand-off socket: connections from the front end, one message after another on each.
 //!
-//! Invariant: only peers whose uid is in `Peers` are read from (SO_PEERCRED). One answer follows each end, nothing else
-//! is ever written; what does not decode closes the connection and leaves nothing behind. The front end may be in
+//! Invariant: only peers whose uid is in `Peers` are read from (SO_PEERCRED). One answer follows each end
+//! or question, nothing else is ever written; what does not decode closes the connection and leaves nothing behind. The front end may be in
 //! other hands: the memory that frames take is bounded for all connections together.
 
 use std::io;
@@ -16,8 +16,8 @@ use tokio::task::JoinSet;
 
 use super::accept::Door;
 use super::store::QueueStore;
-use crate::handoff::Opening;
-use crate::handoff::wire::{self, Frame, FrameError};
+use crate::handoff::wire::{self, Frame, FrameError, Said};
+use crate::handoff::{Answer, Opening, Token};
 
 /// Connections at once; the front end keeps itself to fewer.
 const CONNECTIONS: usize = 1024;
@@ -55,6 +55,8 @@ enum Ended {
     /// The front end's client went away, or it died: nothing is queued.
     #[error("gone in the middle of a message")]
     Cut,
+    #[error("it cannot be known what became of the message")]
+    Unknown,
 }
 
 /// Serves until `stop` is true, then lets what is on its way finish for a while.
@@ -123,28 +125,43 @@ async fn converse<S: QueueStore>(
     let mut buffer = BytesMut::new();
     let mut answer = Vec::with_capacity(wire::ANSWER_LIMIT);
     loop {
-        let opening = tokio::select! {
+        let asked = tokio::select! {
             biased;
-            opening = next_opening(&mut stream, &mut buffer, long) => match opening? {
-                Some(opening) => opening,
+            asked = next_request(&mut stream, &mut buffer, long) => match asked? {
+                Some(asked) => asked,
                 None => return Ok(()),
             },
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
         };
         shrink(&mut buffer);
-        let mut intake = door.open(opening);
-        let said = loop {
+        answer.clear();
+        let mut intake = match asked {
+            Asked::Message(opening, token) => door.open(*opening, token),
+            Asked::Find(token) => {
+                let found = door.find(token).await;
+                wire::put_said(&mut answer, found.map_or(Said::Absent, |id| Said::Answer(Answer::Accepted(id))));
+                stream.write_all(&answer).await?;
+                continue;
+            }
+            Asked::Room => {
+                wire::put_said(&mut answer, Said::Room(door.room_left()));
+                stream.write_all(&answer).await?;
+                continue;
+            }
+        };
+        let finished = loop {
             let frame = tokio::time::timeout(SILENCE, next_frame(&mut stream, &mut buffer)).await.map_err(|_| Ended::Silent)?;
             match frame? {
                 Some(Frame::Chunk(bytes)) => intake.chunk(bytes).await,
-                Some(Frame::End) => break intake.finish().await,
-                Some(Frame::Opening(_)) => return Err(Ended::Order),
+                Some(Frame::End) => break intake.finish().await.ok_or(Ended::Unknown)?,
+                Some(Frame::Opening(..) | Frame::Ask(_) | Frame::Room) => return Err(Ended::Order),
                 None => return Err(Ended::Cut),
             }
         };
-        answer.clear();
-        wire::put_answer(&mut answer, said);
-        stream.write_all(&answer).await?;
+        wire::put_said(&mut answer, Said::Answer(finished.answer()));
+        let written = stream.write_all(&answer).await;
+        drop(finished); // only now it goes to delivery
+        written?;
         shrink(&mut buffer);
     }
 }
@@ -156,9 +173,17 @@ fn shrink(buffer: &mut BytesMut) {
     }
 }
 
-/// The next opening; `None` when the peer closed between two messages. A connection may be idle before its first
+/// What a front end begins with.
+enum Asked {
+    Message(Box<Opening>, Token),
+    /// Whether this message is in.
+    Find(Token),
+    Room,
+}
+
+/// The next opening or question; `None` when the peer closed between two messages. A connection may be idle before its first
 /// octet, for as long as it likes; from there on it may not.
-async fn next_opening(stream: &mut UnixStream, buffer: &mut BytesMut, long: &Semaphore) -> Result<Option<Opening>, Ended> {
+async fn next_request(stream: &mut UnixStream, buffer: &mut BytesMut, long: &Semaphore) -> Result<Option<Asked>, Ended> {
     if buffer.is_empty() && read(stream, buffer).await? == 0 {
         return Ok(None);
     }
@@ -175,7 +200,9 @@ async fn next_opening(stream: &mut UnixStream, buffer: &mut BytesMut, long: &Sem
         next_frame(stream, buffer).await
     };
     match tokio::time::timeout(OPENING, frame).await.map_err(|_| Ended::Slow)?? {
-        Some(Frame::Opening(opening)) => Ok(Some(*opening)),
+        Some(Frame::Opening(opening, token)) => Ok(Some(Asked::Message(opening, token))),
+        Some(Frame::Ask(token)) => Ok(Some(Asked::Find(token))),
+        Some(Frame::Room) => Ok(Some(Asked::Room)),
         Some(Frame::Chunk(_) | Frame::End) => Err(Ended::Order),
         None => Err(Ended::Cut),
     }

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use super::message::{Message, NewMessage, Progress, Timing};
 use super::moment::Moment;
 use crate::delivery::job::{Account, RecipientNo};
-use crate::handoff::QueueId;
+use crate::handoff::{QueueId, Token};
 use crate::smtp::envelope::Envelope;
 
 /// Bodies below this stay in memory until they are accepted; larger ones go to a draft as they come.
@@ -43,6 +43,12 @@ pub trait QueueStore: Send + Sync + 'static {
 
     /// Whether so many octets may come in now: `Full` early, so that settlements always find room.
     fn room_for(&self, octets: u64) -> Result<(), StoreError>;
+
+    /// How many octets may come in now.
+    fn room(&self) -> Result<u64, StoreError>;
+
+    /// The newest messages that were handed over, at most `limit`, so that nobody who asks for one hears that it is lost.
+    fn recent(&self, limit: usize) -> impl Future<Output = Result<Vec<(Token, QueueId)>, StoreError>> + Send;
 
     /// Begins a large body.
     fn draft(&self) -> impl Future<Output = Result<Self::Draft, StoreError>> + Send;

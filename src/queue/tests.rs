@@ -4,6 +4,7 @@ mod door;
 mod many;
 mod pool;
 mod postmaster;
+mod unanswered;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -294,31 +295,6 @@ async fn pooled_connections_survive_a_restart_of_the_queue() {
 
     let ids: Vec<_> = role.listed().await.into_iter().map(|(id, _)| id).collect();
     assert_eq!(ids, [first.to_string(), second.to_string(), third.to_string()]);
-}
-
-#[tokio::test]
-async fn an_end_without_an_answer_is_never_sent_again() {
-    let place = tempfile::tempdir().unwrap();
-    let path = place.path().join("handoff");
-    let listener = tokio::net::UnixListener::bind(&path).unwrap();
-    let seen = tokio::spawn(async move {
-        let mut seen = Vec::new();
-        // One connection that hears everything and dies; another would be a second attempt.
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let mut buffer = vec![0; 4096];
-        seen.push(stream.read(&mut buffer).await.unwrap());
-        drop(stream);
-        if let Ok(Ok((mut stream, _))) = timeout(Duration::from_millis(200), listener.accept()).await {
-            seen.push(stream.read(&mut buffer).await.unwrap());
-        }
-        seen
-    });
-    let pool = Pool::new(&path, Limits::default());
-
-    let answer = send(&pool, &opening(), b"once").await;
-
-    assert!(matches!(answer, Err(HandoffError::Unanswered(_))), "{answer:?}");
-    assert_eq!(seen.await.unwrap().len(), 1, "the message was written once, in one write");
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ mod plain;
 mod secured;
 mod transaction;
 
-pub use authenticated::Authenticated;
+pub use authenticated::{Admitting, Authenticated};
 pub use plain::Plain;
 pub use secured::{Challenged, Checking, Secured, TlsPeer};
 pub use transaction::{Addressed, Addressing, Receiving};
@@ -67,6 +67,8 @@ pub enum Step {
     StartTls(Plain),
     /// Ask the helper, go on with `Checking::settle`.
     Check(Checking, Credentials),
+    /// Ask the queue whether it has room, go on with `Admitting::settle`.
+    Admit(Admitting),
     /// Say 354, read the text, go on with `Receiving::settle`.
     Receive(Receiving),
     /// An AUTH that comes to no question: say this, and note it.
@@ -161,6 +163,7 @@ impl From<Addressed> for Session {
 mod tests {
     use super::*;
     use crate::auth::Answer;
+    use crate::handoff::Room;
     use pamrelay_authwire::{Accepted, Cause, Outcome, Phase, Reason};
     use proptest::prelude::*;
 
@@ -207,6 +210,7 @@ mod tests {
                 Step::NoLogin(next, _) => next,
                 Step::StartTls(plain) => plain.into(),
                 Step::Check(checking, _) => checking.settle(Answer::from(Outcome::Reject(WRONG))).0,
+                Step::Admit(admitting) => admitting.settle(Room::Enough).0,
                 Step::Receive(_) | Step::Close(_) => return,
             };
         }
@@ -239,6 +243,7 @@ mod tests {
         let site = Site { recipients: 5000, ..site() };
         let next = |session: Session, line: &str| match session.line(Ok(line.as_bytes()), &site) {
             Step::Reply(session, reply) => (session, reply.code),
+            Step::Admit(admitting) => (admitting.settle(Room::Enough).0, 250),
             step => panic!("{step:?}"),
         };
         let (session, _) = next(Session::Secured(Plain.secured(tls)), "EHLO a.example");
@@ -264,7 +269,7 @@ mod tests {
         #[test]
         fn nothing_said_in_the_clear_is_a_login_or_a_message(lines in prop::collection::vec(line(), 0..20)) {
             play(Session::Plain(Plain), &lines, |step| {
-                assert!(!matches!(step, Step::Check(..) | Step::Receive(_)), "{step:?}");
+                assert!(!matches!(step, Step::Check(..) | Step::Admit(_) | Step::Receive(_)), "{step:?}");
             });
         }
 
@@ -272,7 +277,7 @@ mod tests {
         fn who_is_not_accepted_never_gets_to_send(lines in prop::collection::vec(line(), 0..40)) {
             let tls = TlsPeer { version: "TLS1.3", cipher: String::new() };
             play(Session::Secured(Plain.secured(tls)), &lines, |step| {
-                assert!(!matches!(step, Step::Receive(_)), "{step:?}");
+                assert!(!matches!(step, Step::Receive(_) | Step::Admit(_)), "{step:?}");
                 if let Step::Reply(session, reply) = step {
                     assert!(!matches!(session, Session::Authenticated(_) | Session::Addressing(_) | Session::Addressed(_)));
                     assert_ne!(reply.code, 235);

@@ -52,11 +52,11 @@ use writer::Writer;
 
 use super::message::{Message, NewMessage, Progress, Timing};
 use super::moment::Moment;
-use super::record::{put_head, put_noted, put_progress, take_head};
+use super::record::{put_head, put_noted, put_progress, take_head, take_token};
 use super::spool::{Spool, SpoolError, Unreadable, fatal};
 use super::store::{Change, Claim, Due, DueQuery, Entry, Hold, NewBody, Noted, QueueStore, Settlement, StoreError, Then};
 use crate::delivery::job::{Body, Content};
-use crate::handoff::QueueId;
+use crate::handoff::{QueueId, Token};
 
 /// Why the store cannot be opened; each says in words how to go on.
 #[derive(Debug, thiserror::Error)]
@@ -159,7 +159,7 @@ impl SqliteStore {
     async fn prepare(&self, new: &NewMessage, body: NewBody<BodyDraft>) -> Result<(NewRow, Content), StoreError> {
         let id = self.fresh_id();
         let trace = new.trace_field(id);
-        let head = put_head(id, &new.author, &trace, &new.envelope);
+        let head = put_head(id, new.token.as_ref(), &new.author, &trace, &new.envelope);
         let (row_body, size, sum, body) = match body {
             NewBody::Small(bytes) => (RowBody::Inline(bytes.clone()), bytes.len() as u64, crc32fast::hash(&bytes), Body::Memory(bytes)),
             NewBody::Large(draft) => {
@@ -247,6 +247,15 @@ impl QueueStore for SqliteStore {
 
     fn room_for(&self, octets: u64) -> Result<(), StoreError> {
         if has_room(self.free()?, self.spare.load(Ordering::Relaxed), octets) { Ok(()) } else { Err(StoreError::Full) }
+    }
+
+    fn room(&self) -> Result<u64, StoreError> {
+        Ok(room(self.free()?, self.spare.load(Ordering::Relaxed)))
+    }
+
+    async fn recent(&self, limit: usize) -> Result<Vec<(Token, QueueId)>, StoreError> {
+        let heads = self.asked(|answer| Op::Read(Read::Recent { limit, answer })).await?;
+        Ok(heads.into_iter().filter_map(|(id, head)| Some((take_token(id, &head)?, id))).collect())
     }
 
     async fn draft(&self) -> Result<BodyDraft, StoreError> {
@@ -354,6 +363,11 @@ impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
         self.store.unclaim(self.id);
     }
+}
+
+/// Octets that may come in, as far as there are any.
+fn room(free: u64, spare: u64) -> u64 {
+    free.saturating_sub(LOW_WATER.saturating_sub(spare))
 }
 
 /// Whether so many octets may come in. What is spare in the database stands for what is to be kept free, since most of what

@@ -68,6 +68,7 @@ pub(super) enum Read {
     Due { query: DueQuery, answer: Answer<LoadedDue> },
     Page { after: Option<QueueId>, limit: usize, answer: Answer<Vec<(RawRow, Claimed)>> },
     One { id: QueueId, answer: Answer<Option<Loaded>> },
+    Recent { limit: usize, answer: Answer<Vec<(QueueId, Vec<u8>)>> },
 }
 
 /// A row and its body, unless that is a file.

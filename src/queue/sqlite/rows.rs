@@ -222,6 +222,19 @@ pub(super) fn one(db: &Connection, with_noted: &HashSet<QueueId>, id: QueueId) -
     Ok(found)
 }
 
+/// The newest messages with their heads.
+pub(super) fn recent(db: &Connection, limit: usize) -> rusqlite::Result<Vec<(QueueId, Vec<u8>)>> {
+    let mut statement = db.prepare_cached("SELECT id, head FROM messages ORDER BY id DESC LIMIT ?")?;
+    let mut rows = statement.query([i64::try_from(limit).unwrap_or(i64::MAX)])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        if let Some(id) = id_of(row)? {
+            found.push((id, row.get("head")?));
+        }
+    }
+    Ok(found)
+}
+
 /// The octets of a body that is not a file.
 pub(super) fn body(db: &Connection, id: QueueId) -> rusqlite::Result<Option<Vec<u8>>> {
     db.prepare_cached("SELECT bytes FROM bodies WHERE id = ?")?.query_row([number(id)], |row| row.get(0)).optional()

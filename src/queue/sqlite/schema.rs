@@ -49,6 +49,9 @@ const STEPS: &[&str] = &[
         PRIMARY KEY (id, no)
     ) STRICT, WITHOUT ROWID;
 ",
+    "
+    -- The head of a message may have the token of its hand-off, which older programs cannot read.
+",
 ];
 
 /// Why the database cannot be used, in a person's words.

@@ -367,6 +367,9 @@ impl Writer {
                 let marked = page.map(|rows| rows.into_iter().map(|row| self.marked(row)).collect());
                 let _ = answer.send(marked);
             }
+            Read::Recent { limit, answer } => {
+                let _ = answer.send(rows::recent(&self.db, limit).map_err(|error| self.classify(&error).error()));
+            }
             Read::One { id, answer } => {
                 let one = rows::one(&self.db, &self.with_noted, id).and_then(|row| row.map(|row| self.load(row)).transpose());
                 let _ = answer.send(one.map_err(|error| self.classify(&error).error()));

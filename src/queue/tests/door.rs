@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::*;
-use crate::handoff::wire;
+use crate::handoff::{Token, wire};
 use crate::queue::conformance::new_message;
 use crate::queue::sqlite::SqliteStore;
 use crate::queue::store::{Claim, NewBody, QueueStore as _};
@@ -16,14 +16,15 @@ async fn said_to(role: &Role, octets: &[u8]) -> Option<Answer> {
     let mut answer = [0; wire::ANSWER_LIMIT];
     let count = timeout(SOON, stream.read(&mut answer)).await.expect("the queue answers or hangs up").unwrap_or(0);
     match wire::hear(&answer[..count]) {
-        wire::Heard::Answer(answer) => Some(answer),
+        wire::Heard::Said(wire::Said::Answer(answer)) => Some(answer),
+        wire::Heard::Said(wire::Said::Absent | wire::Said::Room(_)) => None,
         wire::Heard::Part | wire::Heard::Nonsense => None,
     }
 }
 
 fn frames(opening: &Opening) -> Vec<u8> {
     let mut octets = Vec::new();
-    assert!(wire::put_opening(&mut octets, opening));
+    assert!(wire::put_opening(&mut octets, opening, &Token::fresh()));
     let at = wire::open_chunk(&mut octets);
     octets.extend_from_slice(b"Subject: x\r\n\r\n");
     wire::close_frame(&mut octets, at);
@@ -81,7 +82,7 @@ async fn an_opening_that_no_client_can_have_caused_closes_the_connection() {
 async fn the_longest_opening_full_of_the_shortest_recipients_is_refused_by_its_count() {
     let role = Role::start().await;
     let mut octets = Vec::new();
-    assert!(wire::put_opening(&mut octets, &to(&["a@b"])));
+    assert!(wire::put_opening(&mut octets, &to(&["a@b"]), &Token::fresh()));
     // The list of recipients is the end of the frame: a count, and for each NOTIFY, a length, an address, no ORCPT.
     octets.truncate(octets.len() - 11);
     let count = (wire::OPENING_LIMIT + wire::HEADER - octets.len() - 4) / 7;
@@ -128,7 +129,7 @@ async fn one_user_cannot_fill_the_door() {
     let role = Role::start().await;
     let mut opened = Vec::new();
     let mut start = Vec::new();
-    assert!(wire::put_opening(&mut start, &opening()));
+    assert!(wire::put_opening(&mut start, &opening(), &Token::fresh()));
     for _ in 0..256 {
         let mut stream = UnixStream::connect(role.path("handoff")).await.unwrap();
         stream.write_all(&start).await.unwrap();

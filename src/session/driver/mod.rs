@@ -109,6 +109,10 @@ where
                 client.note(&refusal);
                 (next, refusal.into())
             }
+            Step::Admit(admitting) => {
+                let room = client.world.queue.room(admitting.declared()).await;
+                client.admit(admitting, room)
+            }
             Step::Receive(receiving) => client.receive(&mut wire, receiving).await?,
         };
         if client.is_worn_out_by(&reply) {

@@ -10,11 +10,11 @@ use tokio::time::Instant;
 
 use super::Client;
 use super::wire::{Closed, Wire};
-use crate::handoff::{Answer, HandoffError, Opening, Proof, Transfer};
+use crate::handoff::{Answer, HandoffError, Opening, Proof, Room, Transfer};
 use crate::message::hops::Hops;
 use crate::message::trace::{Protocol, Trace};
 use crate::session::transaction::{Received, Receiving};
-use crate::session::{Session, Who};
+use crate::session::{Admitting, Session, Who};
 use crate::smtp::data::Decoder;
 use crate::smtp::envelope::International;
 use crate::smtp::reply::{Refusal, Reply};
@@ -85,7 +85,7 @@ impl Client<'_> {
             Way::Open(transfer) => match decoder.verdict() {
                 Err(fault) => Received::Refused(fault.into()),
                 Ok(()) if hops.too_many() => Received::Refused(Refusal::LOOP),
-                Ok(()) => self.finish(transfer).await,
+                Ok(()) => self.finish(transfer).await?,
             },
         };
         if matches!(received, Received::Queued(_)) {
@@ -129,12 +129,26 @@ impl Client<'_> {
         way
     }
 
-    async fn finish(&self, transfer: Transfer) -> Received {
+    /// When nobody knows what became of the message, the connection ends without a reply: any reply could be wrong
+    /// (RFC 5321 §4.2.5), and a client without one tries again.
+    async fn finish(&self, transfer: Transfer) -> Result<Received, Closed> {
         match transfer.finish().await {
-            Ok(Answer::Accepted(id)) => Received::Queued(id),
-            Ok(Answer::Refused(refused)) => Received::Refused(refused.into()),
-            Err(error) => Received::Refused(self.unavailable(&error)),
+            Ok(Answer::Accepted(id)) => Ok(Received::Queued(id)),
+            Ok(Answer::Refused(refused)) => Ok(Received::Refused(refused.into())),
+            Err(error @ HandoffError::Unanswered(_)) => {
+                tracing::error!(event = "handoff_failed", session = %self.id, error = %error);
+                Err(Closed::Undecided)
+            }
+            Err(error) => Ok(Received::Refused(self.unavailable(&error))),
         }
+    }
+
+    /// What the client hears of MAIL.
+    pub(super) fn admit(&self, admitting: Admitting, room: Room) -> (Session, Reply) {
+        if room == Room::TooLittle {
+            tracing::warn!(event = "no_room", session = %self.id, peer = %self.peer.ip(), reason = "the disk of the queue is full");
+        }
+        admitting.settle(room)
     }
 
     /// Waits for more of the text. A client that drips holds its way to the queue no longer than one at the slowest rate

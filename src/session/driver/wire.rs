@@ -33,6 +33,9 @@ pub enum Closed {
     ByUs(Cow<'static, str>),
     #[error("the client does not take our reply")]
     Deaf,
+    /// Without a reply.
+    #[error("what became of the message is not known")]
+    Undecided,
     #[error("{0}")]
     Error(io::Error),
 }
