@@ -47,7 +47,7 @@ listen:
   - { address: "[::]:465", tls: implicit }
 tls: { directory: /srv/certs/, certificate: a.crt, key: a.key, client_certificate: c.crt, client_key: c.key }
 auth: { service: mail, min_uid: 500, groups: [staff, 'domain users'], deadline: 20s, workers: 4, failure_floor: 2s }
-limits: { message_size: 1MiB, recipients: 100, sessions: 50, sessions_per_address: 5, bad_commands: 3, command_timeout: 1m, data_timeout: 2m, session_timeout: 3m, login_timeout: 30s }
+limits: { message_size: 1MiB, recipients: 100, sessions: 50, sessions_per_address: 5, sessions_per_site: 9, bad_commands: 3, command_timeout: 1m, data_timeout: 2m, session_timeout: 3m, login_timeout: 30s }
 spool: /srv/spool
 runtime_dir: /run/other
 sandbox: required
@@ -71,6 +71,7 @@ delivery: { first_retry: 1m, longest_retry: 1h, give_up: 2d, connections: 3, res
     assert_eq!(config.auth.groups, ["staff", "domain users"]);
     assert_eq!(config.limits.session_timeout, Duration::from_secs(180));
     assert_eq!(config.limits.login_timeout, Duration::from_secs(30));
+    assert_eq!(config.limits.sessions_per_site, 9);
     assert_eq!(config.routes[0].domains, [Pattern::Exact("archive.example".into()), Pattern::Below("example.org".into())]);
     let Target::SmartHosts(hosts) = &config.routes[1].target else { panic!("no smart hosts") };
     assert_eq!((&hosts[0].host, hosts[0].port, hosts[0].tls), (&Host::Name("relay.example.net".into()), 587, SmartHostTls::Required));
@@ -270,6 +271,7 @@ fn json_is_yaml() {
     let config = parse(text).unwrap();
 
     assert_eq!(config.limits.sessions, 3);
+    assert_eq!(config.limits.sessions_per_site, 100, "a quarter of all, and what one address may have at least");
     assert_eq!(config.auth.failure_floor, Duration::from_millis(200));
 }
 

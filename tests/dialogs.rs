@@ -17,6 +17,8 @@
 //! | `QUEUED from -> to: "text"` | this message is in the queue next |
 //! | `NOTHING QUEUED` | no message is |
 
+#[path = "hostile/strangers.rs"]
+mod strangers;
 mod support;
 
 use std::path::Path;

@@ -94,6 +94,7 @@ pub struct Limits {
     pub recipients: usize,
     pub sessions: usize,
     pub sessions_per_address: usize,
+    pub sessions_per_site: usize,
     pub bad_commands: u32,
     pub command_timeout: Duration,
     pub data_timeout: Duration,
@@ -359,11 +360,13 @@ fn tls(section: &Section<'_>) -> Tls {
 }
 
 fn limits(section: &Section<'_>) -> Limits {
+    let (sessions, per_address): (usize, usize) = (section.count("sessions"), section.count("sessions_per_address"));
     Limits {
         message_size: section.size("message_size"),
         recipients: section.count("recipients"),
-        sessions: section.count("sessions"),
-        sessions_per_address: section.count("sessions_per_address"),
+        sessions,
+        sessions_per_address: per_address,
+        sessions_per_site: section.optional_count("sessions_per_site").unwrap_or_else(|| (sessions / 4).max(per_address)),
         bad_commands: section.count("bad_commands"),
         command_timeout: section.duration("command_timeout"),
         data_timeout: section.duration("data_timeout"),

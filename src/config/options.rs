@@ -310,7 +310,14 @@ pub const ROWS: &[Row] = &[
         key: "limits.sessions_per_address",
         wants: Wants::Count { least: 1, most: 200_000 },
         fallback: Value("100"),
-        about: "Connections at once from one IPv4 address or one IPv6 /64 network.",
+        about: "Connections at once from one IPv4 address or one IPv6 /64 network. As many new ones are taken from there in a second, after \
+                a burst of five seconds' worth, and four times as many from one IPv4 /24 or IPv6 /48; further ones are closed before TLS begins.",
+    },
+    Row {
+        key: "limits.sessions_per_site",
+        wants: Wants::Count { least: 1, most: 200_000 },
+        fallback: Otherwise { words: "a quarter of `sessions`, and at least `sessions_per_address`", example: "3000" },
+        about: "Connections at once from one IPv4 /24 or one IPv6 /48 network, which is what one customer of a provider can have.",
     },
     Row {
         key: "limits.bad_commands",

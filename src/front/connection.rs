@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -12,8 +13,8 @@ use super::door::Crowded;
 use super::listener::Visitor;
 use super::tls::TlsError;
 use super::{Front, TlsMode};
-use crate::session::driver::{Client, Closed, converse};
-use crate::session::{Plain, Session, TlsPeer};
+use crate::session::driver::{Client, Closed, Line, Written, converse};
+use crate::session::{Plain, Session, TlsPeer, Who};
 use crate::smtp::reply::{Refusal, Reply};
 
 /// How long a client that is turned away may take to hear so.
@@ -44,6 +45,13 @@ impl Front {
         tracing::debug!(event = "connected", session = %client.id, peer = %peer);
         let (tls, end) = self.talk(socket, mode, &mut client).await;
         let tls = tls.map_or_else(|| "none".to_owned(), |tls| tls.to_string());
+        let is_written = match client.who {
+            Who::User => true,
+            Who::Stranger => self.world.strangers.note(Line::SessionEnded, peer.ip()) == Written::Yes,
+        };
+        if !is_written {
+            return;
+        }
         tracing::info!(event = "session_ended", session = %client.id, listener = %client.listener, peer = %peer.ip(), tls, seconds = client.age().as_secs(), end = %end);
     }
 
@@ -56,13 +64,14 @@ impl Front {
                 Err(closed) => return (None, closed.into()),
             },
         };
-        let until = Instant::now() + HANDSHAKE;
+        let until = client.login_due().min(Instant::now() + HANDSHAKE);
         let first = if mode == TlsMode::Implicit { first_octet(&socket, until).await } else { None };
         let (stream, tls) = match self.tls.secure(socket, until).await {
             Ok(secured) => secured,
             Err(error) => {
                 // A handshake starts with 22 (RFC 8446 §5.1).
-                if first.is_some_and(|octet| octet != 22) {
+                let is_plain = first.is_some_and(|octet| octet != 22);
+                if is_plain && self.world.strangers.note(Line::PlainOnTlsPort, client.peer.ip()) == Written::Yes {
                     tracing::info!(event = "plain_on_tls_port", session = %client.id, peer = %client.peer.ip(), hint = "the client is set to STARTTLS or to no encryption; this port wants TLS from the start");
                 }
                 return (None, error.into());
@@ -76,15 +85,27 @@ impl Front {
         (Some(tls), end)
     }
 
-    /// Says why in the clear; a client that waits for TLS sees the connection close. One line a second at the most: a
-    /// crowd should not fill the log too.
+    /// Closes a connection that came too soon after others from there. It is not waited for: all that it costs is this.
+    pub(super) fn hold_off(&self, socket: &TcpStream, peer: SocketAddr, mode: TlsMode) {
+        if self.world.strangers.note(Line::ConnectionsTooFast, peer.ip()) == Written::Yes {
+            tracing::warn!(event = "connections_too_fast", peer = %peer.ip(), limit = "limits.sessions_per_address");
+        }
+        if mode == TlsMode::StartTls {
+            let mut text = String::new();
+            Reply::from(Refusal::TOO_MANY_SESSIONS).write(&mut text);
+            let _ = SockRef::from(socket).send(text.as_bytes());
+        }
+    }
+
+    /// Says why in the clear; a client that waits for TLS sees the connection close.
     async fn turn_away(&self, mut socket: TcpStream, peer: SocketAddr, mode: TlsMode, crowded: Crowded) {
-        if let Some(turned_away) = self.door.turned_away() {
+        if self.world.strangers.note(Line::TooManySessions, peer.ip()) == Written::Yes {
             let limit = match crowded {
                 Crowded::InAll => "limits.sessions",
                 Crowded::FromThere => "limits.sessions_per_address",
+                Crowded::FromSite => "limits.sessions_per_site",
             };
-            tracing::warn!(event = "too_many_sessions", peer = %peer.ip(), limit, turned_away);
+            tracing::warn!(event = "too_many_sessions", peer = %peer.ip(), limit);
         }
         if mode == TlsMode::StartTls {
             let mut text = String::new();

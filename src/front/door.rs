@@ -1,32 +1,33 @@
-//! How many sessions there are, in all and from one address. Full is answered, never a hang.
+//! How many sessions there are, in all, from one network and from one site. Full is answered, never a hang.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
-use pamrelay_authwire::network;
+use pamrelay_authwire::{network, site};
 
 #[derive(Debug)]
 pub struct Door {
-    sessions: usize,
-    per_address: usize,
+    most: Most,
     inside: Mutex<Inside>,
-    crowd: Mutex<Crowd>,
 }
 
-/// Those turned away since it was last said.
-#[derive(Debug, Default)]
-struct Crowd {
-    said: Option<Instant>,
-    turned_away: u64,
+/// The most sessions at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Most {
+    pub in_all: usize,
+    /// From one IPv4 address or IPv6 /64.
+    pub per_address: usize,
+    /// From one IPv4 /24 or IPv6 /48.
+    pub per_site: usize,
 }
 
-/// Bounded by `sessions`: an address without a session has no entry.
+/// Bounded by the sessions: a network or site without one has no entry.
 #[derive(Debug, Default)]
 struct Inside {
     total: usize,
     by_address: HashMap<IpAddr, usize>,
+    by_site: HashMap<IpAddr, usize>,
 }
 
 /// Why a client cannot come in.
@@ -34,6 +35,7 @@ struct Inside {
 pub enum Crowded {
     InAll,
     FromThere,
+    FromSite,
 }
 
 /// A session's place; given back when it is dropped.
@@ -44,34 +46,28 @@ pub struct Seat {
 }
 
 impl Door {
-    pub fn new(sessions: usize, per_address: usize) -> Arc<Self> {
-        Arc::new(Self { sessions, per_address, inside: Mutex::default(), crowd: Mutex::default() })
+    pub fn new(most: Most) -> Arc<Self> {
+        Arc::new(Self { most, inside: Mutex::default() })
     }
 
     pub fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Seat, Crowded> {
-        let address = network(address);
+        let (address, site) = (network(address), site(address));
         let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
-        if inside.total >= self.sessions {
+        if inside.total >= self.most.in_all {
             return Err(Crowded::InAll);
         }
         let there = inside.by_address.get(&address).copied().unwrap_or_default();
-        if there >= self.per_address {
+        if there >= self.most.per_address {
             return Err(Crowded::FromThere);
         }
+        let around = inside.by_site.get(&site).copied().unwrap_or_default();
+        if around >= self.most.per_site {
+            return Err(Crowded::FromSite);
+        }
         inside.by_address.insert(address, there + 1);
+        inside.by_site.insert(site, around + 1);
         inside.total += 1;
         Ok(Seat { door: Arc::clone(self), address })
-    }
-
-    /// Counts one turned away; gives their number once a second, for the log.
-    pub fn turned_away(&self) -> Option<u64> {
-        let mut crowd = self.crowd.lock().unwrap_or_else(PoisonError::into_inner);
-        crowd.turned_away += 1;
-        if crowd.said.is_some_and(|said| said.elapsed() < Duration::from_secs(1)) {
-            return None;
-        }
-        crowd.said = Some(Instant::now());
-        Some(std::mem::take(&mut crowd.turned_away))
     }
 
     pub fn is_empty(&self) -> bool {
@@ -83,11 +79,16 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut inside = self.door.inside.lock().unwrap_or_else(PoisonError::into_inner);
         inside.total = inside.total.saturating_sub(1);
-        if let Some(there) = inside.by_address.get_mut(&self.address) {
-            *there = there.saturating_sub(1);
-            if *there == 0 {
-                inside.by_address.remove(&self.address);
-            }
+        leave(&mut inside.by_address, self.address);
+        leave(&mut inside.by_site, site(self.address));
+    }
+}
+
+fn leave(counts: &mut HashMap<IpAddr, usize>, from: IpAddr) {
+    if let Some(there) = counts.get_mut(&from) {
+        *there = there.saturating_sub(1);
+        if *there == 0 {
+            counts.remove(&from);
         }
     }
 }
@@ -96,13 +97,17 @@ impl Drop for Seat {
 mod tests {
     use super::*;
 
+    fn door(in_all: usize, per_address: usize, per_site: usize) -> Arc<Door> {
+        Door::new(Most { in_all, per_address, per_site })
+    }
+
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
     }
 
     #[test]
     fn counts_by_address_and_in_all() {
-        let door = Door::new(3, 2);
+        let door = door(3, 2, 3);
         let first = door.enter(ip("192.0.2.1")).unwrap();
         let _second = door.enter(ip("::ffff:192.0.2.1")).unwrap();
 
@@ -116,7 +121,7 @@ mod tests {
 
     #[test]
     fn one_ipv6_network_is_one_client() {
-        let door = Door::new(10, 1);
+        let door = door(10, 1, 10);
         let _seat = door.enter(ip("2001:db8:0:1::1")).unwrap();
 
         assert_eq!(door.enter(ip("2001:db8:0:1:ffff::2")).err(), Some(Crowded::FromThere));
@@ -124,12 +129,29 @@ mod tests {
     }
 
     #[test]
+    fn many_networks_of_one_site_leave_room_for_the_others() {
+        for (flood, other) in [("2001:db8:1:{}::1", "2001:db8:2::1"), ("192.0.2.{}", "192.0.3.1")] {
+            let door = door(12, 2, 4);
+            let address = |number: usize| ip(&flood.replace("{}", &number.to_string()));
+
+            let seats: Vec<_> = (0..50).map(|number| door.enter(address(number))).collect();
+
+            assert_eq!(seats.iter().flatten().count(), 4);
+            assert_eq!(seats.last().unwrap().as_ref().err(), Some(&Crowded::FromSite));
+            assert!(door.enter(ip(other)).is_ok());
+            drop(seats);
+            assert!(door.enter(address(9)).is_ok());
+        }
+    }
+
+    #[test]
     fn forgets_addresses_that_left() {
-        let door = Door::new(10, 10);
+        let door = door(10, 10, 10);
 
         drop(door.enter(ip("192.0.2.1")).unwrap());
 
         assert!(door.is_empty());
-        assert!(door.inside.lock().unwrap().by_address.is_empty());
+        let inside = door.inside.lock().unwrap();
+        assert!(inside.by_address.is_empty() && inside.by_site.is_empty());
     }
 }

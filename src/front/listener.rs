@@ -3,12 +3,13 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener as BoundListener};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::Front;
+use crate::session::driver::{Line, Written};
 
 /// Connections the kernel completes before we come to accept them.
 const BACKLOG: i32 = 4096;
@@ -56,13 +57,15 @@ impl Listener {
 
     /// Joins the runtime we are in.
     pub(super) fn open(self) -> io::Result<OpenListener> {
-        TcpListener::from_std(self.socket).map(|socket| OpenListener { name: self.name, socket, mode: self.mode })
+        let address = self.socket.local_addr()?;
+        TcpListener::from_std(self.socket).map(|socket| OpenListener { name: self.name, address, socket, mode: self.mode })
     }
 }
 
 /// A listener that clients are accepted from.
 pub(super) struct OpenListener {
     name: Arc<str>,
+    address: SocketAddr,
     socket: TcpListener,
     mode: TlsMode,
 }
@@ -78,13 +81,16 @@ impl OpenListener {
                 accepted = self.socket.accept() => accepted,
             };
             match accepted {
+                Ok((socket, peer)) if !front.arrivals.admit(peer.ip(), Instant::now()) => front.hold_off(&socket, peer, self.mode),
                 Ok((socket, peer)) => {
                     // Replies are small and complete: waiting to fill a packet only adds delay.
                     let _ = SockRef::from(&socket).set_tcp_nodelay(true);
                     tokio::spawn(Arc::clone(&front).serve(Visitor { socket, peer, listener: Arc::clone(&self.name), mode: self.mode }));
                 }
                 Err(error) => {
-                    tracing::warn!(event = "accept_failed", error = %error);
+                    if front.world.strangers.note(Line::AcceptFailed, self.address.ip()) == Written::Yes {
+                        tracing::warn!(event = "accept_failed", listener = %self.name, error = %error);
+                    }
                     tokio::time::sleep(OUT_OF_BREATH).await;
                 }
             }

@@ -3,8 +3,10 @@
 //! Order of its start: bind, connect what cannot be connected later, close the cage, then build the runtime, because
 //! the cage binds the thread that enters it.
 
+mod arrivals;
 mod connection;
 mod door;
+mod hello_limit;
 mod listener;
 mod tls;
 mod wiping;
@@ -18,7 +20,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-pub use door::Door;
+use arrivals::Arrivals;
+pub use door::{Door, Most};
 pub use listener::{Listener, TlsMode};
 pub use tls::{Tls, TlsError};
 
@@ -26,17 +29,19 @@ use crate::auth::Helper;
 use crate::handoff::Pool;
 use crate::keys::client::Keys;
 use crate::session::Site;
-use crate::session::driver::{Limits, World};
+use crate::session::driver::{Limits, Strangers, World};
 
 /// How long sessions may take to end once the front end is asked to stop.
 const LEAVE: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether a minute of lines about strangers is over.
+const LOOK_AT_STRANGERS: Duration = Duration::from_secs(5);
 
 /// What the front end needs to know, checked already.
 pub struct FrontSettings {
     pub site: Site,
     pub limits: Limits,
-    pub sessions: usize,
-    pub sessions_per_address: usize,
+    pub sessions: Most,
     /// The doors to the other roles, as the caged front end names them.
     pub helper: Helper,
     pub keys: PathBuf,
@@ -48,6 +53,7 @@ pub(crate) struct Front {
     world: World,
     tls: Tls,
     door: Arc<Door>,
+    arrivals: Arrivals,
 }
 
 /// Why the front end cannot serve.
@@ -78,9 +84,12 @@ pub async fn serve(settings: FrontSettings, listeners: Vec<Listener>, ready: imp
             queue: Pool::new(settings.queue, crate::handoff::Limits::default()),
             limits: settings.limits,
             closing,
+            strangers: Strangers::default(),
         },
         tls: Tls::new(keys.server_certs())?,
-        door: Door::new(settings.sessions, settings.sessions_per_address),
+        door: Door::new(settings.sessions),
+        // As many new ones in a second as there may be at once.
+        arrivals: Arrivals::new(settings.sessions.per_address),
     });
     let mut listening = JoinSet::new();
     for listener in listeners {
@@ -89,6 +98,7 @@ pub async fn serve(settings: FrontSettings, listeners: Vec<Listener>, ready: imp
     }
     ready();
     tracing::info!(event = "front_ready", listeners = listening.len());
+    let minutes = tokio::spawn(end_minutes(Arc::clone(&front)));
     let ended = tokio::select! {
         _ = terminate.recv() => Ok(()),
         // A listener ends only when it is asked to, or by a fault of ours.
@@ -103,7 +113,17 @@ pub async fn serve(settings: FrontSettings, listeners: Vec<Listener>, ready: imp
         }
     })
     .await;
+    minutes.abort();
+    front.world.strangers.close();
     ended
+}
+
+/// What strangers did is written when its minute is over, also when none of them comes any more.
+async fn end_minutes(front: Arc<Front>) {
+    loop {
+        tokio::time::sleep(LOOK_AT_STRANGERS).await;
+        front.world.strangers.end_minute();
+    }
 }
 
 /// Waits for the key process, for as long as it takes: clients wait in the backlog meanwhile.

@@ -11,8 +11,12 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::hello_limit::HelloLimit;
 use super::wiping::Wiping;
 use crate::session::TlsPeer;
+
+/// A client's stream after its handshake.
+pub(super) type Secure = TlsStream<Wiping<HelloLimit<TcpStream>>>;
 
 pub struct Tls {
     acceptor: TlsAcceptor,
@@ -42,8 +46,10 @@ impl Tls {
     }
 
     /// Shakes hands on a fresh connection.
-    pub async fn secure(&self, socket: TcpStream, until: Instant) -> Result<(TlsStream<Wiping<TcpStream>>, TlsPeer), TlsError> {
-        let stream = timeout_at(until, self.acceptor.accept(Wiping(socket))).await.map_err(|_| TlsError::TimedOut)??;
+    pub async fn secure(&self, socket: TcpStream, until: Instant) -> Result<(Secure, TlsPeer), TlsError> {
+        let handshake = self.acceptor.accept(Wiping(HelloLimit::new(socket)));
+        let mut stream = timeout_at(until, handshake).await.map_err(|_| TlsError::TimedOut)??;
+        stream.get_mut().0.0.lift();
         let (_, connection) = stream.get_ref();
         let peer = TlsPeer {
             version: connection.protocol_version().map_or("TLS", version),

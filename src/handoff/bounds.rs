@@ -20,6 +20,8 @@ pub(crate) enum Beyond {
     Twice,
     #[error("a recipient is at an address literal")]
     Literal,
+    #[error("a recipient's domain ends in a number")]
+    Number,
 }
 
 /// Whether mail to this mailbox is relayed. A relay that connects to any address it is told is a tool to reach what
@@ -27,6 +29,7 @@ pub(crate) enum Beyond {
 pub(crate) fn relays_to(mailbox: &Mailbox) -> Result<(), Beyond> {
     match mailbox.domain() {
         Domain::Literal(_) => Err(Beyond::Literal),
+        Domain::Name(_) if mailbox.domain().ends_in_number() => Err(Beyond::Number),
         Domain::Name(_) => Ok(()),
     }
 }

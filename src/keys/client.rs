@@ -34,6 +34,9 @@ use super::{
 /// A chain older than this is asked for again before it is used. Far below the time a replaced key still signs.
 const FRESH: Duration = Duration::from_secs(60);
 
+/// While the key process is away, the log says so this often.
+const SAY_AGAIN: Duration = Duration::from_secs(10);
+
 /// The keys of this host, as far as this role may use them.
 pub struct Keys {
     link: Arc<Link>,
@@ -131,6 +134,8 @@ struct Slot {
     started: Instant,
     /// When the chain was last confirmed, in milliseconds since `started`.
     confirmed: AtomicU64,
+    /// When the log last had that it could not be confirmed, on the same clock; 0 means never.
+    said: AtomicU64,
 }
 
 impl Slot {
@@ -142,6 +147,7 @@ impl Slot {
             asking: AtomicBool::new(false),
             started: Instant::now(),
             confirmed: AtomicU64::new(0),
+            said: AtomicU64::new(0),
         }
     }
 
@@ -153,7 +159,7 @@ impl Slot {
             self.asking.store(false, Ordering::Release);
             if let Err(error) = told {
                 // What is known may still sign; if not, the handshake fails and says why.
-                tracing::warn!(event = "keys_unconfirmed", error = %error);
+                self.unconfirmed(&error);
             }
         }
         self.heard.load().as_ref().map(|heard| Arc::clone(&heard.1))
@@ -195,13 +201,22 @@ impl Slot {
         }
         let work = move || {
             if let Err(error) = self.refresh() {
-                tracing::warn!(event = "keys_unconfirmed", error = %error);
+                self.unconfirmed(&error);
             }
             self.asking.store(false, Ordering::Release);
         };
         match Handle::try_current() {
             Ok(handle) => drop(handle.spawn_blocking(work)),
             Err(_) => work(),
+        }
+    }
+
+    /// Whoever shakes hands causes this, so it is said now and then only.
+    fn unconfirmed(&self, error: &KeysError) {
+        let (now, said) = (self.now(), self.said.load(Ordering::Relaxed));
+        if said == 0 || u128::from(now.saturating_sub(said)) > SAY_AGAIN.as_millis() {
+            self.said.store(now.max(1), Ordering::Relaxed);
+            tracing::warn!(event = "keys_unconfirmed", error = %error);
         }
     }
 

@@ -147,7 +147,7 @@ impl<S: QueueStore> Door<S> {
             match beyond {
                 // The limit may have changed a moment ago.
                 Beyond::Recipients(_) => Refused::Fault,
-                Beyond::Twice | Beyond::Literal => Refused::NotPermitted,
+                Beyond::Twice | Beyond::Literal | Beyond::Number => Refused::NotPermitted,
             }
         })?;
         let room = self.room(&author, opening)?;

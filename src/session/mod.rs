@@ -97,9 +97,8 @@ impl Session {
     pub fn line_limit(&self) -> usize {
         match self {
             Self::Secured(_) | Self::Challenged(_) => AUTH_LIMIT,
-            // AUTH is answered in the clear too, so its line must fit to be told from binary junk.
-            Self::Plain(_) => AUTH_LIMIT,
-            Self::Authenticated(_) | Self::Addressing(_) | Self::Addressed(_) => COMMAND_LIMIT,
+            // AUTH is answered in the clear too, but there is no reason to take in a whole password for that.
+            Self::Plain(_) | Self::Authenticated(_) | Self::Addressing(_) | Self::Addressed(_) => COMMAND_LIMIT,
         }
     }
 

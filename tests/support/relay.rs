@@ -11,7 +11,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use pamrelay::auth::Helper;
 use pamrelay::delivery::job::{Body, Job};
-use pamrelay::front::{self, FrontSettings, Listener, TlsMode};
+use pamrelay::front::{self, FrontSettings, Listener, Most, TlsMode};
 use pamrelay::keys::law::Law;
 use pamrelay::keys::ring::Ring;
 use pamrelay::keys::server::{self, Server, Users};
@@ -60,8 +60,7 @@ impl Relay {
                 session_timeout: Duration::from_secs(60),
                 failure_floor: Duration::from_millis(20),
             },
-            sessions: 100,
-            sessions_per_address: 100,
+            sessions: Most { in_all: 100, per_address: 100, per_site: 100 },
             helper: Helper::served_by(at("auth"), Duration::from_secs(1), rustix::process::getuid().as_raw()),
             keys: at("keys"),
             queue: at("queue"),
@@ -71,6 +70,14 @@ impl Relay {
             runtime.block_on(front::serve(settings, listeners.into(), || {})).unwrap();
         });
         Self { starttls, implicit, authority, queued: Mutex::new(queued), _directory: directory }
+    }
+
+    pub(crate) fn address(&self, implicit: bool) -> SocketAddr {
+        if implicit { self.implicit } else { self.starttls }
+    }
+
+    pub(crate) fn authority(&self) -> CertificateDer<'static> {
+        self.authority.clone()
     }
 
     pub(crate) fn connect(&self, implicit: bool) -> Client {

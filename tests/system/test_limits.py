@@ -154,6 +154,17 @@ class Numbers(OwnRelay):
         with bed.Client.connect() as client:
             return client.greeting
 
+    def test_a_site_of_many_addresses_leaves_sessions_to_the_others(self):
+        self.start_relay(limits={"sessions_per_address": 2, "sessions_per_site": 4})
+        time.sleep(0.3)
+        held = [bed.Client.connect(source=f"127.0.5.{number // 2 + 1}") for number in range(4)]
+        for client in held:
+            self.addCleanup(client.close)
+
+        with bed.Client.connect(source="127.0.5.9") as refused, bed.Client.connect(source="127.0.6.1") as served:
+            self.assertRegex(refused.greeting, "^421 4.7.0")
+            self.assertRegex(served.greeting, "^220 ")
+
     def test_there_may_not_be_more_sessions_in_all_than_allowed(self):
         self.start_relay(limits={"sessions": 3, "sessions_per_address": 100})
         held = [bed.Client.connect() for _ in range(3)]
@@ -162,6 +173,24 @@ class Numbers(OwnRelay):
 
         with bed.Client.connect() as refused:
             self.assertRegex(refused.greeting, "^421 4")
+
+
+class Lines(OwnRelay):
+    def test_strangers_do_not_decide_how_much_is_logged_and_who_logs_in_still_has_a_line(self):
+        relay = self.start_relay(limits={"sessions_per_address": 1000})
+        for _ in range(300):
+            bed.Client.connect().close()
+        with bed.Client.logged_in(bed.QUICK) as client:
+            client.mails(bed.letter(unique("among strangers")))
+        wait = bed.wait_for("the line of the session", lambda: [line for line in relay.log().splitlines()
+                                                               if "event=session_ended" in line and "tls=none" not in line])
+        self.assertEqual(len(wait), 1)
+
+        relay.stop()
+
+        ended = [line for line in relay.log().splitlines() if "event=session_ended" in line]
+        self.assertLessEqual(len(ended), 20)
+        self.assertRegex(relay.log(), r"event=repeats role=front of=session_ended network=127\.0\.0\.1 lines=2\d\d")
 
 
 class Disk(OwnRelay):

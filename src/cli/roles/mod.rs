@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::{Failure, Status};
 use crate::auth::Helper;
 use crate::config::{Config, Listen, ListenTls, Sandbox};
-use crate::front::{self, FrontSettings, Listener, TlsMode};
+use crate::front::{self, FrontSettings, Listener, Most, TlsMode};
 use crate::keys::KeysSettings;
 use crate::keys::law::Law;
 use crate::keys::server::Users;
@@ -85,8 +85,7 @@ fn front_settings(config: &Config, jail: &Path) -> FrontSettings {
             session_timeout: limits.session_timeout,
             failure_floor: config.auth.failure_floor,
         },
-        sessions: limits.sessions,
-        sessions_per_address: limits.sessions_per_address,
+        sessions: Most { in_all: limits.sessions, per_address: limits.sessions_per_address, per_site: limits.sessions_per_site },
         helper: Helper::new(jail.join("auth"), config.auth.deadline + HELPER_SLACK),
         keys: jail.join("keys"),
         queue: jail.join("queue"),

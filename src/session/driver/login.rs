@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Client;
+use super::{Client, Line};
 use crate::auth::{Answer, Password, Trouble, Visit};
 use crate::session::{Checking, Session};
 use crate::smtp::reply::{Refusal, Reply};
@@ -28,6 +28,9 @@ impl Client<'_> {
 
     /// A login that came to no question. The name is not shown: it was not understood as one.
     pub(super) fn note(&self, refusal: &Refusal) {
+        if !self.is_written(Line::Login) {
+            return;
+        }
         let Refusal(reply) = refusal;
         let status = reply.status.map(|status| status.to_string()).unwrap_or_default();
         tracing::info!(event = "login", session = %self.id, listener = %self.listener, peer = %self.peer.ip(), verdict = "reject", stage = "front", reply = format!("{} {status}", reply.code), cause = %reply.text);
@@ -38,6 +41,7 @@ impl Client<'_> {
         let (user, kind) = (String::from_utf8_lossy(user), answer.kind());
         let (session, peer, ms, verdict, reply) = (self.id, self.peer.ip(), took.as_millis() as u64, kind.word(), kind.reply());
         match answer {
+            Answer::Unavailable(Trouble::NoAnswer(_)) if !self.is_written(Line::LoginUnanswered) => {}
             Answer::Unavailable(Trouble::NoAnswer(_)) => {
                 tracing::error!(event = "login", session = %session, listener = %self.listener, peer = %peer, user = %user, ms, verdict, stage = "front", reply, cause = %answer);
             }

@@ -4,6 +4,7 @@
 
 mod input;
 mod login;
+mod strangers;
 mod text;
 mod wire;
 
@@ -15,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+pub use strangers::{Line, Strangers, Written};
 pub use wire::Closed;
 use wire::Wire;
 
@@ -33,6 +35,8 @@ pub struct World {
     pub limits: Limits,
     /// Turns true when the front end is asked to stop.
     pub closing: watch::Receiver<bool>,
+    /// What is logged of those who have not logged in.
+    pub strangers: Strangers,
 }
 
 /// How long a session waits, and how much it forgives.
@@ -56,6 +60,8 @@ pub struct Client<'a> {
     pub peer: SocketAddr,
     /// Where it came in.
     pub listener: Arc<str>,
+    /// Who it is, as far as is known.
+    pub who: Who,
     begun: Instant,
     /// Commands not understood or out of order, and refused logins, since the last message.
     faults: u32,
@@ -74,6 +80,7 @@ where
     let mut heard = Instant::now();
     loop {
         let who = session.who();
+        client.who = who;
         let (line, consumed) = match wire.cut(session.line_limit()) {
             Cut::Line { text, consumed } => (Ok(text), consumed),
             Cut::Bad { fault, consumed } => (Err(fault), consumed),
@@ -81,7 +88,9 @@ where
                 wire.forget(consumed);
                 client.next_input(&mut wire, who, heard).await?;
                 if matches!(session, Session::Plain(_)) && wire.starts_like_tls() {
-                    tracing::info!(event = "tls_on_plain_port", session = %client.id, peer = %client.peer.ip(), hint = "the client is set to SSL/TLS; it should use STARTTLS on this port, or the port for TLS");
+                    if client.is_written(Line::TlsOnPlainPort) {
+                        tracing::info!(event = "tls_on_plain_port", session = %client.id, peer = %client.peer.ip(), hint = "the client is set to SSL/TLS; it should use STARTTLS on this port, or the port for TLS");
+                    }
                     return Err(wire.close(&Refusal::TLS_ON_PLAIN.into()).await);
                 }
                 continue;
@@ -93,16 +102,18 @@ where
             Step::Reply(next, reply) => (next, reply),
             Step::Close(reply) => return Err(wire.close(&reply).await),
             Step::StartTls(_) if !wire.input_is_empty() => {
-                tracing::warn!(event = "starttls_injection", session = %client.id, peer = %client.peer.ip());
+                if client.is_written(Line::Injection) {
+                    tracing::warn!(event = "starttls_injection", session = %client.id, peer = %client.peer.ip());
+                }
                 return Err(wire.close(&Refusal::INJECTION.into()).await);
             }
             Step::StartTls(plain) => {
                 wire.say(&Reply::START_TLS);
-                wire.flush(client.world.limits.command_timeout).await?;
+                wire.flush(client.reply_time(who)).await?;
                 return Ok((wire.into_stream(), plain));
             }
             Step::Check(checking, credentials) => {
-                wire.flush(client.world.limits.command_timeout).await?;
+                wire.flush(client.reply_time(who)).await?;
                 client.check(checking, credentials).await
             }
             Step::NoLogin(next, refusal) => {
@@ -126,7 +137,23 @@ where
 
 impl<'a> Client<'a> {
     pub fn new(world: &'a World, peer: SocketAddr, listener: Arc<str>) -> Self {
-        Self { world, id: session_id::fresh(), peer, listener, begun: Instant::now(), faults: 0 }
+        Self { world, id: session_id::fresh(), peer, listener, who: Who::Stranger, begun: Instant::now(), faults: 0 }
+    }
+
+    /// When the client must have logged in.
+    pub fn login_due(&self) -> Instant {
+        self.begun + self.world.limits.login_timeout
+    }
+
+    /// How long a client may take to read what we say: no longer than it may be connected at all.
+    fn reply_time(&self, who: Who) -> Duration {
+        let now = Instant::now();
+        self.patience(who, now + self.world.limits.command_timeout).0.saturating_duration_since(now)
+    }
+
+    /// Whether a line that this client caused before it logged in is written.
+    fn is_written(&self, line: Line) -> bool {
+        self.world.strangers.note(line, self.peer.ip()) == Written::Yes
     }
 
     /// How long the connection has lasted.
@@ -140,7 +167,7 @@ impl<'a> Client<'a> {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        wire.flush(self.world.limits.command_timeout).await?;
+        wire.flush(self.reply_time(who)).await?;
         let (until, refusal) = self.patience(who, heard + self.world.limits.command_timeout);
         let mut closing = self.world.closing.clone();
         let refusal = tokio::select! {
@@ -156,7 +183,7 @@ impl<'a> Client<'a> {
     fn patience(&self, who: Who, idle: Instant) -> (Instant, Refusal) {
         let limits = &self.world.limits;
         let (over, refusal) = match who {
-            Who::Stranger if limits.login_timeout < limits.session_timeout => (self.begun + limits.login_timeout, Refusal::NO_LOGIN),
+            Who::Stranger if limits.login_timeout < limits.session_timeout => (self.login_due(), Refusal::NO_LOGIN),
             Who::Stranger | Who::User => (self.begun + limits.session_timeout, Refusal::SESSION_OVER),
         };
         if idle < over { (idle, Refusal::IDLE) } else { (over, refusal) }
@@ -165,5 +192,44 @@ impl<'a> Client<'a> {
     fn is_worn_out_by(&mut self, reply: &Reply) -> bool {
         self.faults += u32::from(reply.is_a_client_fault());
         self.faults > self.world.limits.bad_commands
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::smtp::address::Domain;
+
+    fn world() -> (World, watch::Sender<bool>) {
+        let (close, closing) = watch::channel(false);
+        let world = World {
+            site: Site { host: "mail.example".into(), domain: Domain::parse("mail.example").unwrap(), message_size: 1000, recipients: 100 },
+            helper: Helper::new("nobody".into(), Duration::from_secs(1)),
+            queue: Pool::new("nobody", crate::handoff::Limits::default()),
+            limits: Limits {
+                bad_commands: 10,
+                command_timeout: Duration::from_secs(300),
+                data_timeout: Duration::from_secs(600),
+                login_timeout: Duration::from_millis(300),
+                session_timeout: Duration::from_secs(3600),
+                failure_floor: Duration::ZERO,
+            },
+            closing,
+            strangers: Strangers::default(),
+        };
+        (world, close)
+    }
+
+    #[tokio::test]
+    async fn a_stranger_who_does_not_read_what_we_say_is_held_as_long_as_one_who_does_not_log_in() {
+        let (world, _close) = world();
+        let mut client = Client::new(&world, "192.0.2.1:1".parse().unwrap(), "submission".into());
+        let (near, _far) = tokio::io::duplex(8);
+        let begun = Instant::now();
+
+        let ended = converse(near, Session::Plain(Plain), Some(Reply::banner("mail.example")), &mut client).await;
+
+        assert!(matches!(ended, Err(Closed::Deaf)), "the greeting is longer than what it reads");
+        assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
     }
 }
