@@ -71,6 +71,8 @@ pub(crate) struct Skills {
     pub(crate) tls: Option<TlsAcceptor>,
     /// TLS before the banner.
     pub(crate) implicit: bool,
+    /// Reads nothing more once it has answered DATA.
+    pub(crate) stops_reading: bool,
 }
 
 impl Skills {
@@ -211,6 +213,7 @@ impl Session {
                     self.stream = BufReader::new(Box::new(tls.accept(stream.into_inner()).await?));
                     secured = true;
                 }
+                ("DATA", 354) if self.skills.stops_reading => tokio::time::sleep(Duration::from_secs(3600)).await,
                 ("DATA", 354) => {
                     let mut content = Vec::new();
                     loop {

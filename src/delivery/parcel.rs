@@ -2,6 +2,7 @@
 //!
 //! A parcel that is dropped, because a task died or delivery ends, answers *deferred* for everybody still in it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,12 +15,17 @@ use super::job::{Account, Job, Origin, Outcome, Outcomes, PassedOn, RecipientNo}
 use crate::smtp::envelope::Recipient;
 use crate::smtp::status::{Class, EnhancedStatus};
 
+/// Servers that may want TLS or a login of one parcel before it is deferred.
+const REFUSALS: usize = 10;
+
 pub(crate) struct Parcel {
     errand: Arc<Errand>,
     /// Those that nothing was said about yet.
     recipients: Vec<(RecipientNo, Recipient)>,
     /// Fresh connections that broke under it.
     pub(crate) losses: u32,
+    /// Servers that wanted TLS or a login before they took it.
+    refusing: Vec<SocketAddr>,
 }
 
 /// What the parcels of one job share.
@@ -52,7 +58,7 @@ impl Errand {
 
 impl Parcel {
     pub(crate) fn new(errand: Arc<Errand>, recipients: Vec<(RecipientNo, Recipient)>) -> Self {
-        Self { errand, recipients, losses: 0 }
+        Self { errand, recipients, losses: 0, refusing: Vec::new() }
     }
 
     pub(crate) fn job(&self) -> &Job {
@@ -72,10 +78,26 @@ impl Parcel {
         self.errand.job.deadline <= now
     }
 
+    /// A server wanted TLS or a login; whether another connection is worth a try. It is until the
+    /// same server says so again: the next connection goes to another one, if there is any, and
+    /// tries TLS afresh.
+    pub(crate) fn may_try_another(&mut self, refusing: SocketAddr) -> bool {
+        if self.refusing.contains(&refusing) || self.refusing.len() >= REFUSALS {
+            return false;
+        }
+        self.refusing.push(refusing);
+        true
+    }
+
     /// Takes the recipients from `at` on into a parcel of their own.
     pub(crate) fn split_off(&mut self, at: usize) -> Self {
         let at = at.min(self.recipients.len());
-        Self { errand: self.errand.clone(), recipients: self.recipients.drain(at..).collect(), losses: self.losses }
+        Self {
+            errand: self.errand.clone(),
+            recipients: self.recipients.drain(at..).collect(),
+            losses: self.losses,
+            refusing: self.refusing.clone(),
+        }
     }
 
     /// The first recipient becomes the last.

@@ -376,6 +376,58 @@ async fn another_host_gets_the_next_try_when_one_wants_a_login_or_tls() {
 }
 
 #[tokio::test]
+async fn every_host_gets_its_try_when_several_want_a_login_or_tls() {
+    let mut hosts = Vec::new();
+    for _ in 0..4 {
+        let manner = |_: At, heard: &str| if heard.starts_with("MAIL") { says("530 5.7.0 log in first") } else { Does::Right };
+        hosts.push(Fake::start(Skills::with(&ALL), manner).await);
+    }
+    let good = Fake::good(&ALL).await;
+    let list = |hosts: &[&Fake]| to_hosts(hosts.iter().map(|fake| host(fake.address, TlsDemand::None)).collect());
+
+    let found = outcomes(list(&[&hosts[0], &hosts[1], &hosts[2], &hosts[3], &good]), 1).await;
+    assert_eq!(brief(&found), ["D2.0.0"]);
+
+    let found = outcomes(list(&[&hosts[0], &hosts[1], &hosts[2]]), 1).await;
+    assert_eq!(brief(&found), ["T4.7.0"]);
+    assert!(hosts.iter().all(|fake| fake.connections() <= 3), "each at most once more");
+}
+
+#[tokio::test]
+async fn a_server_that_stops_reading_after_it_refused_a_content_is_heard() {
+    let manner = |_: At, heard: &str| match heard {
+        "DATA" => Does::Says("354 go\r\n552 5.3.4 too much\r\n".to_owned()),
+        _ => Does::Right,
+    };
+    let fake = Fake::start(Skills { stops_reading: true, ..Skills::default() }, manner).await;
+    let mut job = samples::job("s@a.example", &["x@b.example"]);
+    job.content.body = Body::Memory(Bytes::from(b"0123456789abcdef0123456789abcd\r\n".repeat(1024 * 1024)));
+    let mut settings = to_one(fake.address);
+    settings.timeouts.block = Duration::from_secs(1);
+
+    let found = in_order(outcomes_of(settings, vec![job]).await);
+
+    assert_eq!(brief(&found), ["F5.3.4"]);
+}
+
+#[tokio::test]
+async fn a_server_with_odd_lines_before_its_replies_gets_one_command_at_a_time() {
+    let manner = |_: At, heard: &str| match heard {
+        "banner" => says("hello\r\n220 fake.example"),
+        "content" => says("thank you\r\n250 2.0.0 queued"),
+        _ if heard.starts_with("RCPT TO:<x") => says("let me see\r\n550 5.1.1 no"),
+        _ => Does::Right,
+    };
+    let fake = Fake::start(Skills::with(&["PIPELINING"]), manner).await;
+    let settings = Settings { per_destination: 1, ..to_one(fake.address) };
+
+    let found = brief(&in_order(outcomes_of(settings, numbered(5)).await));
+
+    assert!(found.chunks(2).all(|pair| pair == ["F5.1.1", "D2.0.0"]), "{found:?}");
+    assert_eq!(fake.connections(), 1);
+}
+
+#[tokio::test]
 async fn whatever_a_server_does_at_the_word_starttls_but_begin_it_counts_as_a_broken_handshake() {
     for (demand, wanted) in [(TlsDemand::Opportunistic, 'D'), (TlsDemand::Required, 'T')] {
         for behaviour in 0..6 {

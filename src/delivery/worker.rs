@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::client::connection::{Attempt, Closing, Connection, EndOfData, LIFETIME, Lost};
 use super::client::transaction::{Fate, Stage, Transaction};
-use super::client::trouble::Trouble;
+use super::client::trouble::{Kind, Trouble};
 use super::destination::Seat;
 use super::job::{Account, Origin, Outcome};
 use super::maildir;
@@ -155,8 +155,13 @@ async fn serve(seat: &mut Seat, slot: &mut Slot, reached: Reached, held: Option<
                     parcel.rotate(); // perhaps it is the first one that the server does not stand
                 }
                 // A connection that served others before may have been ended for its age; a fresh one may not.
-                parcel.losses += u32::from(fresh);
-                if parcel.losses < LOSSES {
+                let again = if lost.trouble.kind == Kind::Channel {
+                    parcel.may_try_another(address)
+                } else {
+                    parcel.losses += u32::from(fresh);
+                    parcel.losses < LOSSES
+                };
+                if again {
                     return Served::Broken { held: Some(parcel) };
                 }
                 parcel.settle_all(&lost.trouble.account(connection.label()), relay).await;

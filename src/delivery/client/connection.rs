@@ -42,7 +42,7 @@ pub struct Timeouts {
     pub block: Duration,
     /// From the end of the content to its reply.
     pub end: Duration,
-    /// From the connection to the first MAIL.
+    /// To get ready for the first MAIL, second connections without a certificate or TLS included.
     pub opening: Duration,
     /// From a message's first command to the reply to DATA, which is more than one command may take
     /// and less than all may.
@@ -160,7 +160,9 @@ impl Connection {
 
     /// The opening is over. A server that has said more than it was asked for is out of step.
     pub(crate) fn ready(&mut self, features: Features) -> Result<(), Trouble> {
-        self.features = features;
+        // Where lines without a code stand in front of replies, each reply needs its own command.
+        let pipelining = features.pipelining && !self.replies.have_been_odd();
+        self.features = Features { pipelining, ..features };
         skip_empty_lines(&mut self.input);
         if self.input.is_empty() { Ok(()) } else { Err(Trouble::protocol("the server spoke out of turn")) }
     }
@@ -241,9 +243,11 @@ impl Connection {
                 }
                 Step::Content => {
                     if let Err(trouble) = self.content(attempt).await {
-                        // A server that has had enough says why before it hangs up.
+                        // A server that has had enough says why before it hangs up or stops to
+                        // read.
                         let limit = self.timeouts.quit;
-                        let said = trouble.kind == Kind::Lost && self.read_reply(limit, "a reply", Owed::One).await.is_ok();
+                        let said =
+                            matches!(trouble.kind, Kind::Lost | Kind::Slow) && self.read_reply(limit, "a reply", Owed::One).await.is_ok();
                         let reply = self.replies.current();
                         if !said || matches!(reply.meaning(), Meaning::Yes | Meaning::More | Meaning::Nonsense) {
                             return Err(Lost { trouble, end_of_data });

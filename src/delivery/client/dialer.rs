@@ -60,7 +60,16 @@ pub(crate) struct Dialer {
 }
 
 impl Dialer {
+    /// A connection that is ready for MAIL, within `opening` however slowly the server speaks.
     pub(crate) async fn dial(&self, endpoint: &Endpoint) -> Result<Connection, Trouble> {
+        let limit = self.timeouts.opening;
+        let connection = timeout(limit, self.try_in_turn(endpoint)).await;
+        connection.map_err(|_| Trouble::slow("the start of the connection", limit))?
+    }
+
+    /// With all we have, then without the certificate, then without TLS, as far as each is
+    /// permitted.
+    async fn try_in_turn(&self, endpoint: &Endpoint) -> Result<Connection, Trouble> {
         let mut trouble = match self.open(endpoint, endpoint.tls, Shows::Certificate).await {
             Err(trouble) if trouble.is_about_tls() => trouble,
             other => return other,
@@ -83,13 +92,7 @@ impl Dialer {
         self.open(endpoint, TlsDemand::None, Shows::Nothing).await
     }
 
-    /// One connection, ready for MAIL within `opening`, however slowly the server speaks.
     async fn open(&self, endpoint: &Endpoint, demand: TlsDemand, shows: Shows) -> Result<Connection, Trouble> {
-        let limit = self.timeouts.opening;
-        timeout(limit, self.talk(endpoint, demand, shows)).await.map_err(|_| Trouble::slow("the start of the connection", limit))?
-    }
-
-    async fn talk(&self, endpoint: &Endpoint, demand: TlsDemand, shows: Shows) -> Result<Connection, Trouble> {
         let stream = within(self.timeouts.connect, "connecting", TcpStream::connect(endpoint.address))
             .await?
             .map_err(|error| Trouble::connect(&error))?;

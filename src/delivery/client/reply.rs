@@ -28,6 +28,7 @@ const SPARE: usize = 4096;
 #[derive(Debug, Default)]
 pub(crate) struct Replies {
     begun: Begun,
+    manners: Manners,
     /// Octets of this reply so far, empty lines included.
     octets: usize,
     /// The code of the first line.
@@ -50,6 +51,14 @@ enum Begun {
     WithoutCode,
     /// The reply goes on.
     WithCode,
+}
+
+/// Whether there was a line without a code in front of any reply so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Manners {
+    #[default]
+    Good,
+    Odd,
 }
 
 /// Whether all lines of a reply have codes of the same class.
@@ -179,6 +188,11 @@ impl Replies {
         self.begun == Begun::WithoutCode
     }
 
+    /// Whether this server writes lines without a code in front of its replies.
+    pub(crate) fn have_been_odd(&self) -> bool {
+        self.manners == Manners::Odd
+    }
+
     /// The words of a reply that never became complete, if there are any.
     pub(crate) fn unfinished(&self) -> Option<String> {
         match self.begun {
@@ -217,6 +231,7 @@ impl Replies {
             (Line::WithoutCode, Begun::Nothing) => {
                 self.clear();
                 self.begun = Begun::WithoutCode;
+                self.manners = Manners::Odd;
                 self.keep(line);
             }
             (Line::WithoutCode, Begun::WithoutCode) | (Line::WithoutCode | Line::Foreign, Begun::WithCode) => {
