@@ -156,6 +156,31 @@ pub struct Account {
     pub passed_on: PassedOn,
 }
 
+/// Octets of diagnostics that one message may keep, shared equally by its recipients.
+const WORDS_IN_ALL: usize = 256 * 1024;
+/// Even with many recipients, a diagnostic keeps this many octets: a code, a status, a sentence.
+const FEWEST_WORDS: usize = 256;
+/// No diagnostic is longer.
+const MOST_WORDS: usize = 2048;
+
+/// Most octets of a diagnostic that a message with this many recipients keeps for each of them.
+pub fn words_kept(recipients: usize) -> usize {
+    (WORDS_IN_ALL / recipients.max(1)).clamp(FEWEST_WORDS, MOST_WORDS)
+}
+
+impl Account {
+    /// Cuts the diagnostic to what a message with this many recipients keeps.
+    pub fn cut(&mut self, recipients: usize) {
+        let most = words_kept(recipients);
+        if self.diagnostic.len() > most {
+            let mark = "...";
+            self.diagnostic.truncate(self.diagnostic.floor_char_boundary(most.saturating_sub(mark.len())));
+            self.diagnostic.push_str(mark);
+            self.diagnostic.shrink_to_fit();
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     Remote,
@@ -167,4 +192,26 @@ pub enum PassedOn {
     /// The next server takes over the sender's NOTIFY wishes.
     WithDsn,
     WithoutDsn,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::conformance::account;
+
+    #[test]
+    fn a_diagnostic_keeps_two_kilobytes_for_one_recipient_and_a_sentence_for_each_of_a_thousand() {
+        for (recipients, longest) in [(0, 2048), (1, 2048), (128, 2048), (256, 1024), (1000, 262), (5000, 256)] {
+            let mut words = account(&"ü".repeat(2000));
+
+            words.cut(recipients);
+
+            assert!(words.diagnostic.len() <= longest && words.diagnostic.len() + 4 > longest, "{recipients}");
+            assert!(words.diagnostic.ends_with("ü..."));
+            assert_eq!(words_kept(recipients), longest);
+        }
+        let mut short = account("450 4.2.0 later");
+        short.cut(1000);
+        assert_eq!(short.diagnostic, "450 4.2.0 later");
+    }
 }

@@ -338,7 +338,7 @@ impl Round {
                 tracing::warn!(event = "outcome_unexpected", id = %self.message.id, rcpt = no.0);
                 continue;
             }
-            footprint::cut(outcome.account_mut(), recipients);
+            outcome.account_mut().cut(recipients);
             if let Some(recipient) = recipient(&self.message.envelope, no) {
                 delivered.extend(note(&mut self.message.progress, recipient, no, &outcome));
             }

@@ -3,16 +3,10 @@
 //! Invariant: every estimate grows linearly with the number of recipients, because what is kept of
 //! the next server's words shrinks when a message has many of them.
 
-use crate::delivery::job::Account;
+use crate::delivery::job::words_kept;
 use crate::smtp::address::{Domain, ReversePath};
 use crate::smtp::envelope::{Envelope, Recipient};
 
-/// Octets of diagnostics that one message may keep, shared equally by its recipients.
-const WORDS_IN_ALL: usize = 256 * 1024;
-/// Even with many recipients, a diagnostic keeps this many octets: a code, a status, a sentence.
-const FEWEST_WORDS: usize = 256;
-/// No diagnostic is longer (see `Account::diagnostic`).
-const MOST_WORDS: usize = 2048;
 /// What a recipient costs beside its texts: structs, list entries, allocator overhead. A message in
 /// delivery holds each recipient twice.
 const RECIPIENT_OVERHEAD: u64 = 640;
@@ -20,27 +14,6 @@ const RECIPIENT_OVERHEAD: u64 = 640;
 const INCOMING_OVERHEAD: u64 = 256;
 /// What a recipient costs in the database beside its texts.
 const RECORD_OVERHEAD: u64 = 48;
-
-/// Most octets of a diagnostic that a message with this many recipients keeps for each of them.
-pub fn words_kept(recipients: usize) -> usize {
-    (WORDS_IN_ALL / recipients.max(1)).clamp(FEWEST_WORDS, MOST_WORDS)
-}
-
-/// Cuts the diagnostic to what a message with this many recipients keeps.
-pub fn cut(account: &mut Account, recipients: usize) {
-    let most = words_kept(recipients);
-    if account.diagnostic.len() <= most {
-        return;
-    }
-    let mark = "...";
-    let mut end = most.saturating_sub(mark.len());
-    while !account.diagnostic.is_char_boundary(end) {
-        end -= 1;
-    }
-    account.diagnostic.truncate(end);
-    account.diagnostic.push_str(mark);
-    account.diagnostic.shrink_to_fit();
-}
 
 /// Octets of memory that a message takes while it is delivered; `body` is what of its body is in memory.
 pub fn memory(envelope: &Envelope, body: u64) -> u64 {
@@ -82,23 +55,7 @@ fn domain(domain: &Domain) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queue::conformance::{account, envelope};
-
-    #[test]
-    fn a_diagnostic_keeps_two_kilobytes_for_one_recipient_and_a_sentence_for_each_of_a_thousand() {
-        for (recipients, longest) in [(0, 2048), (1, 2048), (128, 2048), (256, 1024), (1000, 262), (5000, 256)] {
-            let mut words = account(&"ü".repeat(2000));
-
-            cut(&mut words, recipients);
-
-            assert!(words.diagnostic.len() <= longest && words.diagnostic.len() + 4 > longest, "{recipients}");
-            assert!(words.diagnostic.ends_with("ü..."));
-            assert_eq!(words_kept(recipients), longest);
-        }
-        let mut short = account("450 4.2.0 later");
-        cut(&mut short, 1000);
-        assert_eq!(short.diagnostic, "450 4.2.0 later");
-    }
+    use crate::queue::conformance::envelope;
 
     #[test]
     fn costs_grow_with_recipients_and_never_faster_than_they_do() {

@@ -208,7 +208,8 @@ impl Transaction {
             (Stage::Mail, Meaning::NotNow | Meaning::Never) => {
                 self.stage = Stage::Rcpt;
                 self.mail = Mail::Refused;
-                self.settle_open(|| refusal(reply));
+                let all = self.fates.len();
+                self.settle_open(|| refusal(reply, all));
                 self.after_mail_or_rcpt(recipients, out)
             }
             (Stage::Rcpt, Meaning::Yes | Meaning::NotNow | Meaning::Never | Meaning::Channel) => {
@@ -236,7 +237,8 @@ impl Transaction {
                 Step::Send
             }
             (Stage::Data, Meaning::NotNow | Meaning::Never) => {
-                self.settle_accepted(|| refusal(reply));
+                let all = self.fates.len();
+                self.settle_accepted(|| refusal(reply, all));
                 self.finish(if self.mail == Mail::Accepted { State::Open } else { State::Clean })
             }
             (Stage::Content, Meaning::Yes) => {
@@ -244,7 +246,8 @@ impl Transaction {
                 self.finish(State::Clean)
             }
             (Stage::Content, Meaning::NotNow | Meaning::Never) => {
-                self.settle_accepted(|| refusal(reply));
+                let all = self.fates.len();
+                self.settle_accepted(|| refusal(reply, all));
                 self.finish(State::Clean)
             }
             (Stage::LoneDot, Meaning::Yes | Meaning::NotNow | Meaning::Never) => self.finish(State::Clean),
@@ -340,6 +343,7 @@ impl Transaction {
     /// nobody else was accepted, the message goes to another host as a whole.
     fn settle_asked(&mut self, reply: &Reply<'_>, meaning: Meaning) {
         let crowded = (reply.is(452) || reply.is(552) || is_too_many(reply)) && self.accepted > 0;
+        let all = self.fates.len();
         let Some(fate @ Fate::Open) = self.fates.get_mut(self.asking) else { return };
         match meaning {
             Meaning::Yes => {
@@ -348,17 +352,20 @@ impl Transaction {
             }
             Meaning::Channel => self.barred = Some(Trouble::of_reply("RCPT", reply)),
             Meaning::NotNow | Meaning::Never if crowded => *fate = Fate::Again,
-            Meaning::NotNow | Meaning::Never | Meaning::More | Meaning::Nonsense => *fate = Fate::Settled(refusal(reply)),
+            Meaning::NotNow | Meaning::Never | Meaning::More | Meaning::Nonsense => {
+                *fate = Fate::Settled(refusal(reply, all));
+            }
         }
     }
 
     /// The content was taken. Reports of success are the next server's business where it heard
     /// NOTIFY.
     fn deliver_accepted(&mut self, reply: &Reply<'_>) {
+        let all = self.fates.len();
         for (at, fate) in self.fates.iter_mut().enumerate().filter(|(_, fate)| **fate == Fate::Accepted) {
             let heard = self.features.dsn && !self.without_notify.contains(&at);
             let passed_on = if heard { PassedOn::WithDsn } else { PassedOn::WithoutDsn };
-            *fate = Fate::Settled(Outcome::Delivered(Account { passed_on, ..account(reply) }));
+            *fate = Fate::Settled(Outcome::Delivered(Account { passed_on, ..account(reply, all) }));
         }
     }
 
@@ -515,8 +522,8 @@ fn orcpt(original: &OriginalRecipient) -> String {
 }
 
 /// What a negative reply means: 5yz is for good, 4yz for now.
-fn refusal(reply: &Reply<'_>) -> Outcome {
-    let account = account(reply);
+fn refusal(reply: &Reply<'_>, recipients: usize) -> Outcome {
+    let account = account(reply, recipients);
     if account.status.class == Class::Permanent { Outcome::Failed(account) } else { Outcome::Deferred(account) }
 }
 
@@ -526,8 +533,17 @@ fn is_too_many(reply: &Reply<'_>) -> bool {
     (status.subject, status.detail) == (5, 3)
 }
 
-fn account(reply: &Reply<'_>) -> Account {
-    Account { status: reply.status(), remote: None, diagnostic: reply.words(), origin: Origin::Remote, passed_on: PassedOn::WithoutDsn }
+/// What is kept of a reply to a message with this many recipients.
+fn account(reply: &Reply<'_>, recipients: usize) -> Account {
+    let mut account = Account {
+        status: reply.status(),
+        remote: None,
+        diagnostic: reply.words(),
+        origin: Origin::Remote,
+        passed_on: PassedOn::WithoutDsn,
+    };
+    account.cut(recipients);
+    account
 }
 
 /// What no server with these features can be sent, found before anything was asked.
