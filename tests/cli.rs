@@ -188,7 +188,46 @@ fn check_says_what_is_wrong_and_how_to_mend_it() {
         return;
     }
     let mode = |path: PathBuf, mode: u32| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-    let breakages: [(&dyn Fn(&Site), &str, &str); 7] = [
+    let pam = |site: &Site, text: &str| fs::write(site.path("pam.d/smtp"), text).unwrap();
+    let breakages: [(&dyn Fn(&Site), &str, &str); 13] = [
+        (
+            &|site| {
+                fs::write(site.path("pam.d/common-auth"), "auth required pam_unix.so\n").unwrap();
+                pam(site, "@include common-auth\n");
+            },
+            "/etc/pam.d/smtp has no line for account",
+            "@include common-account",
+        ),
+        (
+            &|site| pam(site, "auth required pam_permit.so\naccount required pam_permit.so\n"),
+            "lets everybody in, whatever the password: the line at /etc/pam.d/smtp:1",
+            "pam_deny.so",
+        ),
+        (
+            &|site| pam(site, "auth sufficient pam_permit.so\nauth required pam_unix.so\naccount required pam_unix.so\n"),
+            "lets everybody in, whatever the password: the line at /etc/pam.d/smtp:1",
+            "pam_deny.so",
+        ),
+        (
+            &|site| pam(site, "auth required pam_unix.so\nauth required pam_gone.so\naccount required pam_unix.so\n"),
+            "/etc/pam.d/smtp:2: there is no PAM module pam_gone.so",
+            "install the package",
+        ),
+        (
+            &|site| pam(site, "auth include gone\naccount required pam_unix.so\n"),
+            "/etc/pam.d/smtp:1: gone is included, and there is no such file",
+            "ls /etc/pam.d",
+        ),
+        (
+            &|site| {
+                let lineage = site.path("letsencrypt/live/mail.example.org");
+                fs::create_dir_all(&lineage).unwrap();
+                fs::rename(site.path("certs/server.key"), lineage.join("privkey.pem")).unwrap();
+                std::os::unix::fs::symlink(lineage.join("privkey.pem"), site.path("certs/server.key")).unwrap();
+            },
+            "leads out of the certificate directory",
+            "deploy hook",
+        ),
         (&|site| mode(site.path("certs/server.key"), 0o640), "server.key", "chmod 0600"),
         (&|site| mode(site.path("certs"), 0o755), "certs", "chmod 00700"),
         (&|site| fs::remove_file(site.path("pam.d/smtp")).unwrap(), "lets everybody in", "/etc/pam.d/smtp"),
@@ -221,6 +260,80 @@ fn check_says_what_is_wrong_and_how_to_mend_it() {
         assert_eq!(run.status.code(), Some(78), "{what}:\n{}", said(&run));
         assert!(said(&run).contains(what), "{}", said(&run));
     }
+}
+
+#[test]
+fn check_says_whether_the_groups_that_may_send_are_there() {
+    if root_is_missing("check_says_whether_the_groups_that_may_send_are_there") {
+        return;
+    }
+    let none = Site::new("auth: { groups: [no-such-group, nor-this] }\n").output(&["check"]);
+    let one = Site::new("auth: { groups: [no-such-group, pamrelay] }\n").output(&["check"]);
+
+    assert!(
+        said(&none).contains("fault: auth.groups: none of its groups exists (no-such-group, nor-this), so everybody would be refused"),
+        "{}",
+        said(&none)
+    );
+    assert_eq!(none.status.code(), Some(1));
+    assert!(said(&one).contains("warning: auth.groups: there is no group no-such-group"), "{}", said(&one));
+    assert_eq!(one.status.code(), Some(0));
+}
+
+#[test]
+fn check_warns_of_ports_that_others_have_and_not_of_those_of_the_running_relay() {
+    if root_is_missing("check_warns_of_ports_that_others_have_and_not_of_those_of_the_running_relay") {
+        return;
+    }
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let site = Site::new("");
+    let text = fs::read_to_string(site.config()).unwrap().replace("127.0.0.1:0", &free.to_string());
+    fs::write(site.config(), &text).unwrap();
+    let relay = Relay::start(&site);
+    relay.line(0, &["event=ready"]);
+
+    let running = site.output(&["check"]);
+    let foreign = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let other = format!("{{ address: \"{}\", tls: starttls }}", foreign.local_addr().unwrap());
+    fs::write(site.config(), text.replace("tls: starttls }]", &format!("tls: starttls }}, {other}]"))).unwrap();
+    let taken = site.output(&["check"]);
+
+    assert_eq!(said(&running), "pamrelay can start: no faults, no warnings.\n");
+    assert!(
+        said(&taken).contains(&format!("warning: listen: {} cannot be listened on now", foreign.local_addr().unwrap())),
+        "{}",
+        said(&taken)
+    );
+    assert!(said(&taken).contains("no faults, 1 warning"), "{}", said(&taken));
+}
+
+#[test]
+fn check_answers_programs_in_the_documented_form() {
+    if root_is_missing("check_answers_programs_in_the_documented_form") {
+        return;
+    }
+    let read = |output: &Output| -> serde_json::Value { serde_json::from_slice(&output.stdout).unwrap() };
+    let good = Site::new("");
+    let broken = Site::new("limits:\n  recipient: 5\n");
+    let loose = Site::new("");
+    fs::write(loose.path("pam.d/smtp"), "auth required pam_unix.so\nauth required  pam_gone.so\naccount required pam_unix.so\n").unwrap();
+
+    assert_eq!(read(&good.output(&["check", "--json"])), serde_json::json!({ "starts": true, "complete": true, "findings": [] }));
+
+    let answer = broken.output(&["check", "--json"]);
+    let finding = &read(&answer)["findings"][0];
+    assert_eq!(answer.status.code(), Some(1));
+    assert_eq!((&finding["level"], &finding["line"], &finding["column"]), (&"fault".into(), &8.into(), &3.into()));
+    assert_eq!(finding["file"], broken.config().to_str().unwrap());
+    assert_eq!(finding["what"], "limits.recipient: there is no such key; did you mean recipients?");
+
+    let answer = read(&loose.output(&["check", "--json"]));
+    let finding = &answer["findings"][0];
+    assert_eq!(answer["starts"], false);
+    assert_eq!((&finding["file"], &finding["line"], &finding["column"]), (&"/etc/pam.d/smtp".into(), &2.into(), &16.into()));
+    assert!(finding["repair"].as_str().unwrap().contains("install the package"), "{finding}");
+    let keys: Vec<&String> = finding.as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["column", "file", "level", "line", "repair", "what"]);
 }
 
 /// A helper that gives one answer.

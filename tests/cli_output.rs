@@ -114,6 +114,7 @@ fn a_reader_that_has_gone_ends_a_command_quietly_and_not_with_success() {
     commands.extend(found.iter().map(|arguments| program(arguments)));
     commands.push(program(&words("--version")));
     commands.push(program(&words("check --config /nonexistent")));
+    commands.push(program(&words("check --json --config /nonexistent")));
     commands.extend(["queue list", "queue list --json"].map(|line| queue.command(line)));
     for mut command in commands {
         command.stdout(unread()).stderr(Stdio::piped());

@@ -125,8 +125,14 @@ enum Command {
     /// Say what is wrong with the set-up, and how to mend it
     ///
     /// Reads the configuration and looks at what it names: certificates and keys, the PAM service, users, directories, listeners, smart hosts. Changes
-    /// nothing. The exit status is 1 if pamrelay would not start, and 0 otherwise, warnings or not.
-    Check(ConfigFile),
+    /// nothing. The exit status is 1 if pamrelay would not start, and 0 otherwise, warnings or not. The form of --json is in pamrelay(8).
+    Check {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Answer in JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Make a changed configuration hold
     ///
     /// Checks the file. If all is well, it becomes the accepted configuration, certificates are read again, and the roles that are concerned are told or
@@ -211,7 +217,7 @@ fn end(outcome: Result<Status, Failure>) -> ExitCode {
 fn obey(command: Command) -> Result<Status, Failure> {
     match command {
         Command::Run(file) => relay(&file.config),
-        Command::Check(file) => Ok(check::main(&file.config)),
+        Command::Check { file, json } => Ok(check::main(&file.config, if json { check::Form::Json } else { check::Form::Words })),
         Command::Reload(file) => reload::main(&file.config),
         Command::Activate(file) => activate(&file.config).map(|_| Status::Ok),
         Command::Front(file) => roles::front(&file.path(run::Name::Front)),

@@ -190,7 +190,12 @@ impl<'a> Walk<'a> {
         let wanted = format!("a file in {}", directory.display());
         let is_link = self.link.as_deref() == Some(path) || target.starts_with('/');
         self.breach(path, &found, &wanted, |name| {
-            if is_link {
+            if is_certbots(path, &target) {
+                // A copy in the place of a link would end certbot's renewal.
+                "leave certbot's links as they are, and let a deploy hook copy what they lead to: certs/README.md has one for \
+                 /etc/letsencrypt/renewal-hooks/deploy/pamrelay; tls.directory is then /etc/pamrelay/certs"
+                    .to_owned()
+            } else if is_link {
                 format!("cp --remove-destination \"$(readlink -f {name})\" {name} && chmod 0600 {name}")
             } else {
                 format!("install -m 0600 -o root {name} {}/", quoted(&directory))
@@ -216,6 +221,12 @@ impl<'a> Walk<'a> {
     fn here(&self) -> PathBuf {
         self.trail.last().map_or_else(PathBuf::new, |(_, shown)| shown.clone())
     }
+}
+
+/// Whether a link is one of certbot's own, or leads to one: they stand in `letsencrypt/live/NAME`, or in `live/NAME` of another directory.
+fn is_certbots(path: &Path, target: &str) -> bool {
+    let mut parts = path.iter().chain(Path::new(target).iter());
+    parts.any(|part| part == "letsencrypt" || part == "live")
 }
 
 /// The names in a path; empty ones and `.` say nothing.

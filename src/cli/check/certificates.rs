@@ -8,7 +8,7 @@ use nix::unistd::geteuid;
 use super::{Finding, Grade};
 use crate::cli::roles;
 use crate::config::Config;
-use crate::keys::store::Store;
+use crate::keys::store::{Problem, Store};
 use crate::run::KEYS_USER;
 
 pub(super) fn look(config: &Config) -> Vec<Finding> {
@@ -20,10 +20,17 @@ pub(super) fn look(config: &Config) -> Vec<Finding> {
     }
     let mut findings: Vec<Finding> = match Store::load(&roles::store_settings(config, uid)) {
         Ok(store) => store.notices(SystemTime::now()).iter().map(|notice| Finding::complete(Grade::Warning, notice)).collect(),
-        Err(error) => error.problems.iter().map(|problem| Finding::complete(Grade::Fault, problem)).collect(),
+        Err(error) => error.problems.iter().map(of_problem).collect(),
     };
     findings.extend(reading_right(config, uid));
     findings
+}
+
+fn of_problem(problem: &Problem) -> Finding {
+    match problem {
+        Problem::Breach(breach) => super::of_breach(breach),
+        other => Finding::complete(Grade::Fault, other),
+    }
 }
 
 /// Where a container withholds CAP_DAC_READ_SEARCH, the key process can read only what is its own.

@@ -1,16 +1,14 @@
 //! Listeners and smart hosts: what may work later though it does not now, so nothing here is more than a warning.
 
-use std::io;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::ToSocketAddrs;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit};
 
-use super::Finding;
+use super::{Finding, ports};
 use crate::config::{Config, Host, Pattern};
-use crate::run;
 
 /// A name server that does not answer must not keep a person waiting.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -24,9 +22,7 @@ pub(super) fn look(config: &Config) -> Vec<Finding> {
             "write one into the configuration, such as hostname: mail.example.org",
         ));
     }
-    if run::running(&config.runtime_dir).is_none() {
-        findings.extend(config.listen.iter().filter_map(|listen| listener(listen.address)));
-    }
+    findings.extend(config.listen.iter().filter_map(|listen| ports::look(listen.address)));
     findings.extend(descriptors(config));
     if !config.routes.iter().any(|route| route.domains.contains(&Pattern::Any)) {
         findings.push(Finding::warning(
@@ -36,25 +32,6 @@ pub(super) fn look(config: &Config) -> Vec<Finding> {
     }
     findings.extend(smart_hosts(config));
     findings
-}
-
-fn listener(address: SocketAddr) -> Option<Finding> {
-    match TcpListener::bind(address) {
-        Ok(_) => None,
-        Err(error) => {
-            let remedy = match error.kind() {
-                io::ErrorKind::AddrInUse => {
-                    format!("if it is not pamrelay itself, find out who it is: ss -ltnp 'sport = :{}'", address.port())
-                }
-                io::ErrorKind::AddrNotAvailable => "compare with the addresses of this host: ip address".to_owned(),
-                io::ErrorKind::PermissionDenied => {
-                    "ports below 1024 need root or CAP_NET_BIND_SERVICE; the relay has it, you have not".to_owned()
-                }
-                _ => "write another address".to_owned(),
-            };
-            Some(Finding::warning(format!("listen: {address} cannot be listened on now: {error}"), remedy))
-        }
-    }
 }
 
 fn descriptors(config: &Config) -> Option<Finding> {

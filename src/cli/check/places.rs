@@ -12,9 +12,6 @@ use super::Finding;
 use crate::config::Config;
 use crate::run::{FRONT_USER, KEYS_USER, QUEUE_USER};
 
-/// Where libpam looks for a service: the administrator's files, then a distribution's.
-const PAM_DIRECTORIES: [&str; 2] = ["/etc/pam.d", "/usr/lib/pam.d"];
-
 pub(super) fn uid_of(name: &str) -> Option<u32> {
     User::from_name(name).ok().flatten().map(|user| user.uid.as_raw())
 }
@@ -49,35 +46,29 @@ pub(super) fn accounts() -> Vec<Finding> {
     findings
 }
 
-pub(super) fn pam_service(service: &str) -> Vec<Finding> {
-    let found =
-        PAM_DIRECTORIES.iter().map(|directory| Path::new(directory).join(service)).find_map(|path| Some((fs::metadata(&path).ok()?, path)));
-    let Some((about, path)) = found else {
-        return vec![Finding::fault(
-            format!("there is no PAM service {service}: PAM would take /etc/pam.d/other instead, which on some systems lets everybody in"),
-            format!("install one of the files in pam.d/ of pamrelay as /etc/pam.d/{service}, and look at what it asks for"),
-        )];
-    };
-    let shown = path.display();
+/// Groups that the name service does not know: without any of them everybody would be refused.
+pub(super) fn groups(config: &Config) -> Vec<Finding> {
+    let wanted = &config.auth.groups;
     let mut findings = Vec::new();
-    if about.uid() != 0 || about.mode() & 0o022 != 0 {
-        findings.push(Finding::fault(
-            format!(
-                "others than root may change {shown}, and so who may log in (owner uid {}, mode {:04o})",
-                about.uid(),
-                about.mode() & 0o7777
-            ),
-            format!("chown root:root {shown} && chmod 0644 {shown}"),
-        ));
-    }
-    let text = fs::read_to_string(&path).unwrap_or_default();
-    for phase in ["auth", "account"] {
-        if !has_phase(&text, phase) {
-            findings.push(Finding::fault(
-                format!("{shown} has no line for {phase}: PAM would take those of /etc/pam.d/other"),
-                format!("add one, such as: {phase} include common-{phase} (Debian) or {phase} include password-auth (Red Hat)"),
-            ));
+    let (mut unknown, mut unsure) = (Vec::new(), false);
+    for name in wanted {
+        match Group::from_name(name) {
+            Ok(Some(_)) => {}
+            Ok(None) => unknown.push(name.as_str()),
+            Err(error) => {
+                unsure = true;
+                let what = format!("auth.groups: the name service cannot say whether there is a group {name}: {error}");
+                findings.push(Finding::warning(what, format!("getent group {name}")));
+            }
         }
+    }
+    let names = unknown.join(", ");
+    let repair = "compare with: getent group; make one with groupadd, or correct auth.groups";
+    if unknown.is_empty() {
+    } else if unknown.len() == wanted.len() && !unsure {
+        findings.push(Finding::fault(format!("auth.groups: none of its groups exists ({names}), so everybody would be refused"), repair));
+    } else {
+        findings.push(Finding::warning(format!("auth.groups: there is no group {names}; nobody is let in by it"), repair));
     }
     findings
 }
@@ -105,14 +96,6 @@ pub(super) fn guests(config: &Config) -> Vec<Finding> {
             format!("getent passwd {name}"),
         )],
     }
-}
-
-/// Whether a service file says anything about a phase, itself or by `@include`.
-fn has_phase(text: &str, phase: &str) -> bool {
-    text.lines().map(str::trim_start).filter(|line| !line.starts_with('#')).any(|line| {
-        let first = line.split_whitespace().next().unwrap_or_default();
-        first.trim_start_matches('-').eq_ignore_ascii_case(phase) || first == "@include"
-    })
 }
 
 pub(super) fn directories(config: &Config) -> Vec<Finding> {
@@ -301,14 +284,6 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-
-    #[test]
-    fn a_service_without_an_account_phase_is_found() {
-        assert!(has_phase("# c\n auth required pam_unix.so\n", "auth"));
-        assert!(has_phase("-auth optional pam_x.so\n", "auth"));
-        assert!(has_phase("@include common-auth\n", "account"));
-        assert!(!has_phase("auth required pam_unix.so\n#account required pam_unix.so\n", "account"));
-    }
 
     #[test]
     fn a_directory_that_others_may_write_is_found_above_the_spool() {

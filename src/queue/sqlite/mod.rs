@@ -85,7 +85,7 @@ pub struct SqliteStore {
 }
 
 /// Kept free for the log of the database, so that what was accepted can be delivered and removed.
-const LOW_WATER: u64 = 32 * 1024 * 1024;
+pub(crate) const LOW_WATER: u64 = 32 * 1024 * 1024;
 /// How long a look at the disk's room is good for.
 const FREE_FOR: Duration = Duration::from_millis(200);
 
