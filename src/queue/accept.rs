@@ -36,8 +36,9 @@ pub struct SizeLimit(pub u64);
 #[derive(Clone, Copy, Debug)]
 pub struct RecipientLimit(pub usize);
 
-/// Messages of one user that may be coming in at once. The front end keeps each user to fewer.
-const OF_ONE_USER: usize = 256;
+/// Messages of one user that may be coming in at once: no fewer than the front end has connections, which keeps each user
+/// to fewer large ones.
+const OF_ONE_USER: usize = 512;
 /// Messages of all users that may be coming in at once: as many as there can be connections.
 const OF_ALL: usize = 1024;
 /// Octets of envelopes that may be in memory while their texts come in, in KiB.

@@ -186,6 +186,7 @@ impl Refusal {
     pub const OTHER_PROTOCOL: Self = Self::new(421, 5, 1, "This is a mail server, not one for HTTP, closing connection");
     pub const SESSION_OVER: Self = Self::new(421, 4, 2, "This session has lasted long enough, closing connection");
     pub const TLS_ON_PLAIN: Self = Self::new(421, 5, 1, "This port starts without TLS: use STARTTLS, closing connection");
+    pub const TOO_MANY_COMMANDS: Self = Self::new(421, 7, 0, "Too many commands before a login, closing connection");
     pub const TOO_MANY_ERRORS: Self = Self::new(421, 7, 0, "Too many errors, closing connection");
     pub const TOO_MANY_SESSIONS: Self = Self::new(421, 7, 0, "Too many sessions, try again later");
 }

@@ -52,7 +52,7 @@ class Sizes(WithRelay):
 
     def test_a_command_line_that_is_too_long_is_refused_and_the_session_goes_on(self):
         with bed.Client.secured() as client:
-            client.says("NOOP " + "x" * 600, "500 5.5.[26]")
+            client.says("NOOP " + "x" * 2100, "500 5.5.[26]")
             client.says("NOOP", "250 ")
 
     def test_an_endless_command_line_takes_no_memory(self):

@@ -27,6 +27,9 @@ use crate::smtp::line::Cut;
 use crate::smtp::reply::{Refusal, Reply};
 use crate::smtp::{SessionId, session_id};
 
+/// Lines that a client may say before it has logged in.
+const OF_STRANGER: u32 = 100;
+
 /// What all sessions share.
 pub struct World {
     pub site: Site,
@@ -63,6 +66,8 @@ pub struct Client<'a> {
     /// Who it is, as far as is known.
     pub who: Who,
     begun: Instant,
+    /// Lines that came before the login.
+    said: u32,
     /// Commands not understood or out of order, and refused logins, since the last message.
     faults: u32,
 }
@@ -126,6 +131,9 @@ where
             }
             Step::Receive(receiving) => client.receive(&mut wire, receiving).await?,
         };
+        if who == Who::Stranger && client.has_said_enough() {
+            return Err(wire.close(&Refusal::TOO_MANY_COMMANDS.into()).await);
+        }
         if client.is_worn_out_by(&reply) {
             return Err(wire.close(&Refusal::TOO_MANY_ERRORS.into()).await);
         }
@@ -137,7 +145,7 @@ where
 
 impl<'a> Client<'a> {
     pub fn new(world: &'a World, peer: SocketAddr, listener: Arc<str>) -> Self {
-        Self { world, id: session_id::fresh(), peer, listener, who: Who::Stranger, begun: Instant::now(), faults: 0 }
+        Self { world, id: session_id::fresh(), peer, listener, who: Who::Stranger, begun: Instant::now(), said: 0, faults: 0 }
     }
 
     /// When the client must have logged in.
@@ -187,6 +195,12 @@ impl<'a> Client<'a> {
             Who::Stranger | Who::User => (self.begun + limits.session_timeout, Refusal::SESSION_OVER),
         };
         if idle < over { (idle, Refusal::IDLE) } else { (over, refusal) }
+    }
+
+    /// Counts a line of somebody who has not logged in. None of them costs much, and nobody needs many.
+    fn has_said_enough(&mut self) -> bool {
+        self.said += 1;
+        self.said > OF_STRANGER
     }
 
     fn is_worn_out_by(&mut self, reply: &Reply) -> bool {

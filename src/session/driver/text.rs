@@ -174,6 +174,10 @@ impl Client<'_> {
     }
 
     fn unavailable(&self, error: &HandoffError) -> Refusal {
+        if matches!(error, HandoffError::Busy) {
+            tracing::warn!(event = "handoff_crowded", session = %self.id, peer = %self.peer.ip(), error = %error);
+            return Refusal::QUEUE_UNAVAILABLE;
+        }
         tracing::error!(event = "handoff_failed", session = %self.id, error = %error);
         Refusal::QUEUE_UNAVAILABLE
     }
