@@ -315,8 +315,10 @@ class Client:
         return reply
 
     def mails(self, data, sender="demo@relay.test", to=("someone@far.test",), expected="250", mail_parameters=""):
-        """One whole transaction; `data` is stuffed here."""
-        self.says(f"MAIL FROM:<{sender}>{mail_parameters}")
+        """One whole transaction; `data` is stuffed here. The expected reply may come to MAIL already."""
+        answer = self.says(f"MAIL FROM:<{sender}>{mail_parameters}", f"250|{expected}")
+        if not answer.startswith("250"):
+            return answer
         for recipient in to:
             self.says(f"RCPT TO:<{recipient}>")
         self.says("DATA", "354")

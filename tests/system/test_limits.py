@@ -194,11 +194,64 @@ class Lines(OwnRelay):
 
 
 class Disk(OwnRelay):
-    def test_a_full_disk_is_a_temporary_refusal_and_what_was_accepted_stays(self):
-        # The relay stops taking mail while 32 MiB are still free, so that it can go on working: 8 MiB are left to fill.
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m,mode=700", "bed", bed.SPOOL], check=True)
+    def small_spool(self, size):
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "bed", bed.SPOOL], check=True)
         self.addCleanup(subprocess.run, ["umount", "--lazy", bed.SPOOL], check=True)
         subprocess.run(["chown", "pamrelay-queue:pamrelay-queue", bed.SPOOL], check=True)
+
+    def fill(self, path):
+        with open(path, "ab", buffering=0) as filler:
+            try:
+                while True:
+                    filler.write(bytes(4096))
+            except OSError:
+                pass
+
+    def full_at_the_start(self, end):
+        """Messages wait, the relay ends, the disk is filled to the last block, the relay starts."""
+        self.small_spool("64m")
+        filler = bed.SPOOL / "filler"
+        relay = self.start_relay()
+        subjects = [unique("waits") for _ in range(30)]
+        with bed.Client.logged_in(bed.QUICK) as client:
+            for number, subject in enumerate(subjects):
+                client.mails(bed.letter(subject, b"sixteen bytes...\r\n" * (8000 if number % 5 == 0 else 300)))
+        bed.wait_for("all of them are deferred", lambda: all(it["state"] == "deferred" for it in relay.queue_json("list")), 30)
+        end(relay)
+        self.fill(filler)
+        relay.fresh = False
+        relay.start()
+        listed = relay.queue_json("list")
+        self.assertEqual(len(listed), 30)
+
+        with bed.Client.logged_in(bed.QUICK) as client:
+            client.says("MAIL FROM:<demo@relay.test>", "452 4.3.1")
+            client.says("MAIL FROM:<demo@relay.test> SIZE=100", "452 4.3.1")
+            client.says("NOOP", "250 ")
+        relay.queue("delete", listed[0]["id"], listed[5]["id"])
+        sink = self.start_sink()
+        relay.queue("retry", "--all")
+        sink.wait(28, 30)
+        bed.wait_for("the queue is empty", lambda: not relay.queue_json("list"))
+        self.assertEqual(len(sink.messages), 28)
+        self.assertEqual(len({message.subject for message in sink.messages}), 28)
+
+        filler.unlink()
+        bed.wait_for("mail is taken again", self.mail_is_taken)
+
+    def mail_is_taken(self):
+        with bed.Client.logged_in(bed.QUICK) as client:
+            return client.mails(bed.letter(unique("room again")), expected="250|452").startswith("250")
+
+    def test_a_disk_that_is_full_at_the_start_is_worked_off_and_new_mail_is_refused_at_mail(self):
+        self.full_at_the_start(lambda relay: relay.stop())
+
+    def test_a_disk_that_is_full_after_a_crash_is_worked_off_too(self):
+        self.full_at_the_start(lambda relay: relay.crash())
+
+    def test_a_full_disk_is_a_temporary_refusal_and_what_was_accepted_stays(self):
+        # The relay stops taking mail while 32 MiB are still free, so that it can go on working: 8 MiB are left to fill.
+        self.small_spool("40m")
         relay = self.start_relay()
         accepted, refusal = [], ""
         with bed.Client.logged_in(bed.QUICK) as client:
