@@ -212,6 +212,7 @@ class Disk(OwnRelay):
         self.small_spool("64m")
         filler = bed.SPOOL / "filler"
         relay = self.start_relay()
+        self.assertGreater((bed.SPOOL / "reserve").stat().st_blocks, 0)
         subjects = [unique("waits") for _ in range(30)]
         with bed.Client.logged_in(bed.QUICK) as client:
             for number, subject in enumerate(subjects):

@@ -4,6 +4,8 @@
 
 mod input;
 mod login;
+#[cfg(test)]
+mod queue_tests;
 mod strangers;
 mod text;
 mod wire;
