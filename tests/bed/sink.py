@@ -39,8 +39,10 @@ class Message:
 
 
 class Sink:
-    """Listens from the moment it is made; port 0 takes a free one. `answer(verb, line)` may return another reply than the usual."""
+    """Listens from the moment it is made; port 0 takes a free one. `answer(verb, line)` may return another reply than the usual, or
+    `HANG_UP`; `EXTENSIONS` may be changed for one sink, also to what it cannot do."""
 
+    HANG_UP = "(hangs up)"
     EXTENSIONS = ("PIPELINING", "8BITMIME", "SIZE 104857600", "SMTPUTF8", "DSN", "ENHANCEDSTATUSCODES")
 
     def __init__(self, port, host="127.0.0.1", answer=None, on_message=None):
@@ -101,6 +103,8 @@ class Sink:
             line = line.decode("utf-8", "surrogateescape").rstrip("\r\n")
             verb = line.split(" ")[0].split(":")[0].upper()
             special = self.answer(verb, line)
+            if special == self.HANG_UP:
+                return
             if special:
                 say(special)
                 if special.startswith("421"):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import bed
 from postfix import Peer, SmartHost
+from sink import Sink
 from support import OwnRelay, unique
 
 # Everything that a careless relay changes: dots, 8-bit text, blanks at line ends, long lines, controls, no blank line at the end.
@@ -148,6 +149,42 @@ class Trouble(OwnRelay):
             client.mails(bed.letter(subject))
 
         sink.wait_subject(subject, 10)
+
+    def test_a_broken_starttls_and_530_return_nothing_and_the_mail_arrives_when_the_server_is_well_again(self):
+        heard = []
+
+        def answer(verb, line):
+            heard.append(verb)
+            if verb == "STARTTLS":
+                return Sink.HANG_UP
+            return "530 5.7.0 Must issue a STARTTLS command first" if verb == "MAIL" and heard.count("MAIL") <= 6 else None
+
+        sink = self.start_sink(answer=answer)
+        sink.EXTENSIONS = Sink.EXTENSIONS + ("STARTTLS",)
+        self.start_relay(routes=smart_host(sink.port, tls="opportunistic"))
+        subjects = [unique("channel") for _ in range(3)]
+
+        with bed.Client.logged_in() as client:
+            for subject in subjects:
+                client.mails(bed.letter(subject))
+
+        for subject in subjects:
+            sink.wait_subject(subject, 60)
+        self.assertEqual(len(sink.messages), 3, "and no report")
+        self.assertGreaterEqual(heard.count("STARTTLS"), 3, "TLS is tried afresh")
+
+    def test_replies_that_make_no_sense_are_no_delivery_and_no_failure(self):
+        odd = ["250 2.0.0 ok", "150 wait", "550-5.7.1 no\r\n250 2.0.0 yes"]
+        sink = self.start_sink(answer=lambda verb, line: odd.pop() if verb == "DATA" and odd else None)
+        self.start_relay()
+        subject = unique("nonsense")
+
+        with bed.Client.logged_in() as client:
+            client.mails(bed.letter(subject))
+
+        sink.wait_subject(subject, 60)
+        self.assertEqual(len(sink.messages), 1, "and no report")
+        self.assertEqual(odd, [])
 
     def refuse_bad(self, verb, line):
         return "550 5.1.1 no such user: bad" if verb == "RCPT" and "<bad@" in line else None
