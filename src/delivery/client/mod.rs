@@ -1,5 +1,6 @@
 //! The SMTP client: `opening` and `transaction` decide, `connection` moves octets.
 
+mod command_line;
 pub(crate) mod connection;
 pub(crate) mod content;
 pub(crate) mod dialer;

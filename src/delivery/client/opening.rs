@@ -16,9 +16,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
+use super::command_line::COMMAND_LIMIT;
 use super::features::Features;
 use super::reply::{Meaning, Reply};
-use super::transaction::COMMAND_LIMIT;
 use super::trouble::{Kind, Trouble};
 use crate::delivery::route::TlsDemand;
 use crate::smtp::command::AUTH_LIMIT;

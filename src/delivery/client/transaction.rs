@@ -12,6 +12,7 @@
 
 use std::borrow::Cow;
 
+use super::command_line::{COMMAND_LIMIT, Line, MAIL, PATH_END, RCPT, Room};
 use super::features::{Features, Size};
 use super::reply::{Meaning, Owed, Reply};
 use super::trouble::Trouble;
@@ -436,56 +437,6 @@ impl Transaction {
             }
         }
         line.end(out);
-    }
-}
-
-/// A command line with a path, never longer than the server must take (RFC 5321 §4.5.3.1.4).
-struct Line {
-    text: String,
-    /// With its CR LF.
-    limit: usize,
-}
-
-/// Whether a parameter went into the line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Room {
-    Enough,
-    TooLittle,
-}
-
-/// Octets in a command line with its CR LF that every server takes (RFC 5321 §4.5.3.1.4). What
-/// servers take is a minimum there; for what we send it is the maximum.
-pub(crate) const COMMAND_LIMIT: usize = 512;
-
-const MAIL: &str = "MAIL FROM:<";
-const RCPT: &str = "RCPT TO:<";
-/// The octets of `>` and CR LF.
-const PATH_END: usize = 3;
-
-impl Line {
-    fn new(command: &str, path: &str) -> Self {
-        Self { text: format!("{command}{path}>"), limit: COMMAND_LIMIT }
-    }
-
-    /// A parameter of an extension that lengthens the line by `more`, which is never less than the
-    /// parameter.
-    fn extended(&mut self, parameter: &str, more: usize) {
-        self.text.push_str(parameter);
-        self.limit += more;
-    }
-
-    /// A parameter that can be left out.
-    fn optional(&mut self, parameter: &str) -> Room {
-        if self.text.len() + parameter.len() + 2 > self.limit {
-            return Room::TooLittle;
-        }
-        self.text.push_str(parameter);
-        Room::Enough
-    }
-
-    fn end(self, out: &mut Vec<u8>) {
-        out.extend_from_slice(self.text.as_bytes());
-        out.extend_from_slice(b"\r\n");
     }
 }
 
