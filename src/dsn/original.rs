@@ -1,13 +1,15 @@
 //! The third part: as much of the original as its sender wants back, and what little of it the report itself uses.
 
 use super::{FULL_LIMIT, Kind, Original, Part, is_plain};
+use crate::message::seven_bit;
 use crate::smtp::envelope::{International, Ret};
 
 /// A Message-ID longer than this is not repeated.
 const MESSAGE_ID: usize = 250;
 
 /// What is US-ASCII goes back as it is. Of the rest, an international message (RFC 6532 §3.7) and the header of any go back
-/// octet by octet in an encoding; a message/rfc822 may have none (RFC 2046 §5.2.1), so the header must do.
+/// octet by octet in an encoding; a message/rfc822 may have none (RFC 2046 §5.2.1), so its parts are encoded instead, and
+/// if they may not be, the header must do.
 pub(super) fn part(original: &Original<'_>, kind: Kind<'_>) -> Part {
     let head = header(original.text);
     // Octets above 127 in a header have a meaning only where SMTPUTF8 gave them one (RFC 6533 §4).
@@ -21,6 +23,12 @@ pub(super) fn part(original: &Original<'_>, kind: Kind<'_>) -> Part {
         (true, false) => {}
         (false, true) => return Part::of_octets(HEADER, "message/global-headers", head),
         (false, false) => {}
+    }
+    if full
+        && let Ok(body) = seven_bit::convert(original.text)
+        && is_plain(&body)
+    {
+        return Part { description: MESSAGE, kind: "message/rfc822", coding: "7bit", body };
     }
     // RFC 6522 §4: a header that is not legal 7-bit text is quoted-printable.
     Part::of_text(HEADER, "text/rfc822-headers", head.to_vec())

@@ -40,6 +40,29 @@ pub(crate) fn quoted_printable(line: &[u8], out: &mut Vec<u8>) {
     }
 }
 
+/// Appends a line that is in quoted-printable already but for octets that should not be there.
+pub(crate) fn repaired(line: &[u8], out: &mut Vec<u8>) {
+    let mut column = 0;
+    let mut rest = line;
+    while let Some((&octet, after)) = rest.split_first() {
+        let length = if octet == b'=' && after.len() >= 2 { 3 } else { 1 };
+        let (unit, after) = rest.split_at(length);
+        rest = after;
+        let mut encoded = Vec::with_capacity(3);
+        if unit.is_ascii() {
+            encoded.extend_from_slice(unit);
+        } else {
+            unit.iter().for_each(|octet| encoded.extend_from_slice(format!("={octet:02X}").as_bytes()));
+        }
+        if column + encoded.len() > LINE - usize::from(!rest.is_empty()) {
+            out.extend_from_slice(b"=\r\n");
+            column = 0;
+        }
+        column += encoded.len();
+        out.extend_from_slice(&encoded);
+    }
+}
+
 /// A whole text in quoted-printable. Only CR LF ends a line of it.
 pub(crate) fn quoted_printable_text(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len() + text.len() / 4);
