@@ -17,6 +17,7 @@ use super::job::{Account, Body, Job, Origin, Outcome, Outcomes, PassedOn, Recipi
 use super::resolver::{Hosts, NameServers, Resolver};
 use super::route::{Login, Pattern, Route, Routes, Rule, SmartHost, TlsDemand};
 use super::*;
+use crate::smtp::envelope::{BodyType, International};
 
 mod channel;
 mod misbehaving;
@@ -201,6 +202,78 @@ async fn a_text_without_a_header_does_not_become_part_of_our_field() {
     assert_eq!(contents, ["Received: x\r\n\r\n folded\r\nSubject: x\r\n", "Received: x\r\nSubject: y\r\n\r\nbody\r\n"]);
     let size = fake.commands(0).into_iter().find_map(|line| line.split("SIZE=").nth(1).map(str::to_owned));
     assert!(contents.iter().any(|content| size == Some(content.len().to_string())), "{size:?}");
+}
+
+/// Takes no octet above 127.
+async fn seven_bit_server() -> Fake {
+    Fake::good(&["PIPELINING", "SIZE 1000000"]).await
+}
+
+#[tokio::test]
+async fn mail_with_8_bit_text_is_converted_for_a_server_that_takes_none() {
+    for body in [BodyType::EightBitMime, BodyType::SevenBit] {
+        for (text, wanted) in [
+            ("Subject: x\r\n\r\nein für alle mal\r\n.\r\n", "\r\n\r\nein f=C3=BCr alle mal\r\n=2E\r\n"),
+            ("Subject: Grüße\r\n\r\nplain\r\n", "\r\nSubject: =?utf-8?b?R3LDvMOfZQ==?=\r\n\r\nplain\r\n"),
+            (" ohne Kopf für alle\r\n", "\r\n\r\n ohne Kopf f=C3=BCr alle\r\n"),
+        ] {
+            let fake = seven_bit_server().await;
+            let mut job = samples::job("s@a.example", &["x@b.example"]);
+            job.body = body;
+            job.content.body = samples::in_file(text.as_bytes());
+
+            let found = in_order(outcomes_of(to_one(fake.address), vec![job]).await);
+
+            assert_eq!(brief(&found), ["D2.0.0"]);
+            let taken = String::from_utf8(fake.messages().remove(0).content).unwrap();
+            assert!(taken.is_ascii() && taken.ends_with(wanted), "{taken}");
+            let mail = fake.commands(0).into_iter().find(|line| line.starts_with("MAIL")).unwrap();
+            assert_eq!(mail, format!("MAIL FROM:<s@a.example> SIZE={}", taken.len()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn undeclared_8_bit_text_is_declared_where_it_is_taken() {
+    let fake = Fake::good(&ALL).await;
+    let mut job = samples::job("s@a.example", &["x@b.example"]);
+    job.content = samples::content("Subject: x\r\n\r\nfür\r\n");
+
+    outcomes_of(to_one(fake.address), vec![job]).await;
+
+    assert!(fake.commands(0).iter().any(|line| line.starts_with("MAIL") && line.contains(" BODY=8BITMIME")));
+    assert!(fake.messages()[0].content.ends_with("für\r\n".as_bytes()));
+}
+
+#[tokio::test]
+async fn signed_8_bit_text_is_returned_and_never_changed() {
+    let fake = seven_bit_server().await;
+    let mut job = samples::job("s@a.example", &["x@b.example"]);
+    job.content = samples::content("Content-Type: multipart/signed; boundary=s\r\n\r\n--s\r\n\r\nfür\r\n--s--\r\n");
+
+    let found = in_order(outcomes_of(to_one(fake.address), vec![job]).await);
+
+    assert_eq!(brief(&found), ["F5.6.3"]);
+    assert!(fake.messages().is_empty());
+}
+
+#[tokio::test]
+async fn smtputf8_on_a_message_in_ascii_asks_nothing_of_the_next_server() {
+    let fake = seven_bit_server().await;
+    let mut job = samples::job("s@a.example", &["x@b.example"]);
+    (job.international, job.body) = (International::Utf8, BodyType::EightBitMime);
+    let trace = crate::message::trace::Trace {
+        helo: "MÜLLER-PC".into(),
+        peer: "192.0.2.1:1".parse().unwrap(),
+        protocol: crate::message::trace::Protocol::Utf8Smtpsa,
+        tls: None,
+        host: "us.example".into(),
+    };
+    job.content.trace = Bytes::from(trace.received("1", &jiff::Zoned::now()));
+
+    let found = in_order(outcomes_of(to_one(fake.address), vec![job]).await);
+
+    assert_eq!(brief(&found), ["D2.0.0"]);
 }
 
 #[tokio::test]

@@ -378,7 +378,7 @@ impl Connection {
     /// buffer.
     async fn send_content(&mut self, attempt: &Attempt) -> Result<(), Trouble> {
         self.stuffing.restart();
-        let mut pieces = Pieces::of(&attempt.parcel.job().content, attempt.outgoing);
+        let mut pieces = Pieces::of(&attempt.parcel.job().content, &attempt.outgoing);
         while let Some(piece) = pieces.next().await.map_err(|error| Trouble::content(&error))? {
             if self.out.len() + piece.len() > WRITE {
                 self.flush(self.timeouts.block).await?;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::features::Features;
 use super::transaction::Needs;
 use crate::delivery::job::{Body, Content, Job};
+use crate::message::seven_bit::{Conversion, Headers, Plan, Survey};
 use crate::message::start::Start;
 use crate::smtp::envelope::{BodyType, International};
 
@@ -15,13 +16,44 @@ use crate::smtp::envelope::{BodyType, International};
 const PIECE: usize = 64 * 1024;
 
 /// How one server gets a content.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Outgoing {
     start: Start,
+    /// Set where it is converted to 7 bits.
+    plan: Option<Arc<Plan>>,
 }
 
 /// The content in pieces, one after the other.
 pub(crate) struct Pieces<'a> {
+    stored: Stored<'a>,
+    conversion: Option<Conversion>,
+    converted: Vec<u8>,
+}
+
+impl<'a> Pieces<'a> {
+    pub(crate) fn of(content: &'a Content, outgoing: &Outgoing) -> Self {
+        let stored = Stored { content, start: outgoing.start, at: At::Trace, buffer: Vec::new() };
+        Self { stored, conversion: outgoing.plan.clone().map(Conversion::new), converted: Vec::new() }
+    }
+
+    /// The next piece; `None` at the end. A file that ends too early is an error, never a shorter message.
+    pub(crate) async fn next(&mut self) -> io::Result<Option<&[u8]>> {
+        let Some(conversion) = &mut self.conversion else { return self.stored.next().await };
+        self.converted.clear();
+        while self.converted.is_empty() {
+            let Some(piece) = self.stored.next().await? else {
+                conversion.finish(&mut self.converted).map_err(io::Error::other)?;
+                self.conversion = None;
+                break;
+            };
+            conversion.read(piece, &mut self.converted).map_err(io::Error::other)?;
+        }
+        Ok((!self.converted.is_empty()).then_some(&self.converted))
+    }
+}
+
+/// The octets as they are stored, with what goes between our field and the text.
+struct Stored<'a> {
     content: &'a Content,
     start: Start,
     at: At,
@@ -37,13 +69,8 @@ enum At {
     Body(u64),
 }
 
-impl<'a> Pieces<'a> {
-    pub(crate) fn of(content: &'a Content, outgoing: Outgoing) -> Self {
-        Self { content, start: outgoing.start, at: At::Trace, buffer: Vec::new() }
-    }
-
-    /// The next piece; `None` at the end. A file that ends too early is an error, never a shorter message.
-    pub(crate) async fn next(&mut self) -> io::Result<Option<&[u8]>> {
+impl Stored<'_> {
+    async fn next(&mut self) -> io::Result<Option<&[u8]>> {
         let at = match self.at {
             At::Trace => {
                 self.at = At::Separator;
@@ -95,14 +122,14 @@ async fn read_at(file: Arc<File>, at: u64, wanted: usize, mut buffer: Vec<u8>) -
 /// How the content goes to a server, and what it then needs that the server does not offer. That is judged on the client's
 /// text; our own field is US-ASCII. Looks through the content only if something is missing, or if nobody said what it is.
 pub(crate) async fn prepare(job: &Job, features: Features) -> io::Result<(Outgoing, Needs)> {
-    let outgoing = Outgoing { start: start(&job.content).await? };
+    let mut outgoing = Outgoing { start: start(&job.content).await?, plan: None };
     let mut needs = Needs { size: Some(job.content.size_from(outgoing.start)), ..Needs::default() };
     let ask_eight_bit = !features.eight_bit || job.body == BodyType::SevenBit;
     let ask_utf8 = job.international == International::Utf8 && !features.utf8;
     if !ask_eight_bit && !ask_utf8 {
         return Ok((outgoing, needs));
     }
-    let mut pieces = Pieces::of(&job.content, outgoing);
+    let mut pieces = Pieces::of(&job.content, &outgoing);
     let mut header = HeaderEnd::default();
     while let Some(piece) = pieces.next().await? {
         let in_header = piece.get(..header.look(piece)).unwrap_or(piece);
@@ -112,7 +139,38 @@ pub(crate) async fn prepare(job: &Job, features: Features) -> io::Result<(Outgoi
             break;
         }
     }
+    let is_lost_anyway = ask_utf8 && needs.utf8;
+    if needs.eight_bit && !features.eight_bit && !is_lost_anyway {
+        convert(job, features, &mut outgoing, &mut needs).await?;
+    }
     Ok((outgoing, needs))
+}
+
+/// Finds out how the content can be written in 7 bits, and how long it is then (RFC 6152 §3).
+async fn convert(job: &Job, features: Features, outgoing: &mut Outgoing, needs: &mut Needs) -> io::Result<()> {
+    let in_utf8 = job.international == International::Utf8 && features.utf8;
+    let mut survey = Survey::new(if in_utf8 { Headers::Utf8 } else { Headers::Ascii });
+    let mut pieces = Pieces::of(&job.content, outgoing);
+    let mut surveyed = Ok(());
+    while let Some(piece) = pieces.next().await?
+        && surveyed.is_ok()
+    {
+        surveyed = survey.read(piece);
+    }
+    match surveyed.and_then(|()| survey.finish()) {
+        Ok(plan) => outgoing.plan = Some(Arc::new(plan)),
+        Err(unfit) => {
+            needs.unfit = Some(unfit);
+            return Ok(());
+        }
+    }
+    let mut size = 0;
+    let mut pieces = Pieces::of(&job.content, outgoing);
+    while let Some(piece) = pieces.next().await? {
+        size += piece.len() as u64;
+    }
+    *needs = Needs { size: Some(size), ..Needs::default() };
+    Ok(())
 }
 
 /// Looks for the empty line that ends the header section, across pieces.
@@ -153,8 +211,8 @@ mod tests {
     use crate::delivery::samples;
 
     async fn whole(content: &Content) -> io::Result<Vec<u8>> {
-        let outgoing = Outgoing { start: start(content).await? };
-        let mut pieces = Pieces::of(content, outgoing);
+        let outgoing = Outgoing { start: start(content).await?, plan: None };
+        let mut pieces = Pieces::of(content, &outgoing);
         let mut all = Vec::new();
         while let Some(piece) = pieces.next().await? {
             all.extend_from_slice(piece);
@@ -185,6 +243,7 @@ mod tests {
 
     #[tokio::test]
     async fn finds_out_what_the_content_needs() {
+        let eight_bit_only = Features { eight_bit: true, ..Features::default() };
         for (text, eight_bit, utf8) in [
             ("Subject: x\r\n\r\nplain\r\n", false, false),
             ("Subject: x\r\n\r\nüber\r\n", true, false),
@@ -197,8 +256,30 @@ mod tests {
             job.international = International::Utf8;
             job.content.body = Body::Memory(Bytes::from_static(text.as_bytes()));
 
-            let (_, needs) = prepare(&job, Features::default()).await.unwrap();
+            let (_, needs) = prepare(&job, eight_bit_only).await.unwrap();
             assert_eq!((needs.eight_bit, needs.utf8), (eight_bit, utf8), "{text}");
+
+            // What is only 8-bit is converted, and needs nothing any more.
+            let (_, needs) = prepare(&job, Features::default()).await.unwrap();
+            assert_eq!((needs.eight_bit, needs.utf8), (utf8, utf8), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_converted_is_ascii_and_as_long_as_is_said() {
+        let text = ["Subject: Grüße\r\n\r\n".to_owned(), "ein für alle mal\r\n".repeat(20_000)].concat();
+        let mut job = samples::job("a@b.example", &["c@d.example"]);
+        for body in [Body::Memory(Bytes::from(text.clone())), samples::in_file(text.as_bytes())] {
+            job.content.body = body;
+
+            let (outgoing, needs) = prepare(&job, Features::default()).await.unwrap();
+
+            let (mut pieces, mut all) = (Pieces::of(&job.content, &outgoing), Vec::new());
+            while let Some(piece) = pieces.next().await.unwrap() {
+                all.extend_from_slice(piece);
+            }
+            assert!(all.is_ascii() && all.starts_with(b"Received: x\r\nSubject: =?utf-8?b?"));
+            assert_eq!(needs, Needs { size: Some(all.len() as u64), ..Needs::default() });
         }
     }
 

@@ -17,6 +17,7 @@ use super::features::{Features, Size};
 use super::reply::{Meaning, Owed, Reply};
 use super::trouble::Trouble;
 use crate::delivery::job::{Account, Job, Origin, Outcome, PassedOn, RecipientNo};
+use crate::message::seven_bit::Unfit;
 use crate::smtp::address::{Mailbox, ReversePath};
 use crate::smtp::envelope::{BodyType, International, Notify, OriginalRecipient, Recipient, Ret};
 use crate::smtp::status::{Class, EnhancedStatus};
@@ -114,6 +115,8 @@ pub(crate) struct Needs {
     pub(crate) utf8: bool,
     /// Octets that will be sent, if other than those that are stored.
     pub(crate) size: Option<u64>,
+    /// Why it cannot be converted, where it would have to be.
+    pub(crate) unfit: Option<Unfit>,
 }
 
 impl Transaction {
@@ -145,7 +148,10 @@ impl Transaction {
             return it.done(state);
         };
         if !features.eight_bit && needs.eight_bit {
-            it.settle_open(|| unfit(6, 3, "the message has 8-bit text, which the next server does not take"));
+            let words = needs
+                .unfit
+                .map_or_else(|| "the message has 8-bit text, which the next server does not take".to_owned(), |why| why.to_string());
+            it.settle_open(|| unfit(6, 3, &words));
             return it.done(state);
         }
         let size = it.size(job);
@@ -866,7 +872,7 @@ mod tests {
         assert_eq!(play.said(), "RCPT TO:<y@b.example>\r\n");
         assert_eq!(play.fates(), "Fao");
 
-        let play = Play::begin(job.clone(), PLAIN, Needs { utf8: true, eight_bit: true, size: None });
+        let play = Play::begin(job.clone(), PLAIN, Needs { utf8: true, eight_bit: true, ..Needs::default() });
         assert_eq!(play.transaction.stage(), Stage::Done(State::Clean));
         assert_eq!(play.fates(), "FFF");
 
