@@ -47,5 +47,6 @@ packages:
 layer: packages
 	@$(SUDO) tests/bed/packages.sh layer $(LAYER) $(MAIL_PACKAGES) $(BOOT_PACKAGES)
 
-release: packages
-	cargo build --workspace --release --bins --bench load
+release: packages ## both programs, release profile: target/release
+	@mkdir -p $(BED) # ours, before root makes anything in it
+	cargo build --workspace --release

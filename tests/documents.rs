@@ -51,6 +51,28 @@ fn the_manual_page_of_the_helper_has_every_setting() {
     assert_eq!(shown, names);
 }
 
+#[test]
+fn the_readme_installs_the_pages_the_configuration_and_the_units_and_builds_once() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
+    let commands: Vec<&str> = readme.lines().filter_map(|line| line.strip_prefix("       ")).collect();
+    let installs = |file: &str| {
+        let (directory, name) = file.rsplit_once('/').unwrap();
+        let pattern = format!("{directory}/*.{}", name.rsplit('.').next().unwrap());
+        commands.iter().any(|line| line.starts_with("install ") && line.split(' ').any(|word| word == file || word == pattern))
+    };
+
+    for directory in ["packaging", "packaging/man", "systemd"] {
+        for entry in std::fs::read_dir(root.join(directory)).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file()) {
+            let file = format!("{directory}/{}", entry.file_name().into_string().unwrap());
+            assert!(installs(&file), "README.md does not install {file}");
+        }
+    }
+    let builds: Vec<&&str> = commands.iter().filter(|line| line.contains("make ") || line.contains("cargo ")).collect();
+    assert_eq!(builds, [&"make release"]);
+    assert!(readme.contains("](certs/README.md)") && readme.contains("strip-realm="));
+}
+
 /// docs/pam.md prints what tests/pam installs, so that page and tests cannot part.
 #[test]
 fn the_page_about_pam_prints_every_file_of_pam_d_as_it_is() {

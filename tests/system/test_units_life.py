@@ -1,10 +1,12 @@
 """The units under a real systemd: booted, killed, reloaded, stopped. Each test leaves the relay running as it found it."""
 
+import json
 import os
 import signal
 
 import bed
 from installed import SUBMISSION, SUBMISSIONS, UNITS
+from machine import SOURCE
 from support import WithMachine, unique
 from test_roles import shown_certificate
 
@@ -20,6 +22,15 @@ class UnitsLive(WithMachine):
         with self.machine.client(bed.ADA) as client:
             client.mails(bed.letter(subject))
         sink.wait_subject(subject)
+
+    def test_what_the_readme_installs_is_there_and_check_warns_of_no_port_of_the_running_units(self):
+        for page in ("man8/pamrelay.8", "man8/pamrelay-auth.8", "man5/pamrelay.yaml.5"):
+            self.assertTrue(self.machine.path(f"/usr/share/man/{page}").exists(), page)
+
+        for file in (bed.CONFIG, f"{SOURCE}/packaging/pamrelay.yaml"):
+            answer = json.loads(self.machine.run("pamrelay", "check", "--json", "--config", file))
+            self.assertTrue(answer["starts"], answer)
+            self.assertEqual([finding for finding in answer["findings"] if "listen" in finding["what"]], [])
 
     def test_every_event_in_the_journal_has_the_facility_mail(self):
         self.assertEqual(self.machine.answer_to("nobody-here", "wrong")[:3], "535")
