@@ -107,6 +107,18 @@ class TheUnitsFromInside(WithMachine):
         self.confined(pids["queue"], "pamrelay-queue", 0, permitted=0, bound=0)
         self.confined(pids["keys"], "pamrelay-keys", READ_SEARCH, permitted=READ_SEARCH, bound=READ_SEARCH)
 
+    def test_replaced_files_are_read_again_by_a_process_that_is_as_closed_as_the_queue(self):
+        self.addCleanup(self.machine.shell, "mv -f /etc/hosts.before /etc/hosts")
+        queue = self.machine.pids()["queue"]
+        [reader] = set(self.machine.processes("queue")) - {queue}
+        self.confined(reader, "pamrelay-queue", 0, permitted=0, bound=0)
+
+        self.machine.shell("cp -a /etc/hosts /etc/hosts.before; (cat /etc/hosts; echo 192.0.2.1 replaced.test) >/etc/hosts.new; mv /etc/hosts.new /etc/hosts")
+
+        told = lambda: "event=read_again role=queue file=/etc/hosts" in self.machine.log("pamrelay-queue")
+        bed.wait_for("the queue has read /etc/hosts again", told)
+        self.assertEqual(self.machine.pids()["queue"], queue)
+
     def confined(self, pid, user, used, permitted, bound):
         status = bed.status(pid)
         capabilities = {name: int(status[f"Cap{name}"], 16) for name in ("Eff", "Prm", "Bnd", "Inh", "Amb")}
