@@ -24,6 +24,9 @@ pub struct Auth {
     /// 0: no such limit.
     pub account_failures: u32,
     pub account_window: Duration,
+    /// Whether one of these two is in the configuration.
+    pub account_limit: Chosen,
+    pub lockout: Lockout,
     /// 0: no such limit.
     pub network_failures_per_minute: u32,
     pub failures_per_second: u32,
@@ -37,6 +40,25 @@ pub struct Guests {
     pub service: String,
     /// The account whose uid they have.
     pub account: String,
+}
+
+/// Whether the administrator has set a value, or nobody has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chosen {
+    ByAdministrator,
+    ByDefault,
+}
+
+/// Whether a back end that pamrelay cannot look into may lock accounts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lockout {
+    /// By the modules of the PAM services.
+    Detect,
+    None,
+}
+
+impl Word for Lockout {
+    const WORDS: &'static [(&'static str, Self)] = &[("detect", Self::Detect), ("none", Self::None)];
 }
 
 /// Whether PAM modules may bind ports below 1024.
@@ -61,10 +83,19 @@ pub(super) fn read(section: &Section<'_>) -> Auth {
         workers: section.count("workers"),
         account_failures: section.count("account_failures"),
         account_window: section.duration("account_window"),
+        account_limit: account_limit(section),
+        lockout: section.word("lockout"),
         network_failures_per_minute: section.count("network_failures_per_minute"),
         failures_per_second: section.count("failures_per_second"),
         low_ports: section.word("low_ports"),
         failure_floor: section.duration("failure_floor"),
+    }
+}
+
+fn account_limit(section: &Section<'_>) -> Chosen {
+    match section.has("account_failures") || section.has("account_window") {
+        true => Chosen::ByAdministrator,
+        false => Chosen::ByDefault,
     }
 }
 

@@ -21,7 +21,7 @@ mod sense;
 mod tree;
 mod value;
 
-pub use auth::{Auth, Guests, LowPorts};
+pub use auth::{Auth, Chosen, Guests, Lockout, LowPorts};
 pub use mistake::{Mistake, Mistakes, Position};
 pub use routes::{Login, Pattern, Route, SmartHost, SmartHostTls, Target};
 pub use value::{Bytes, Host, duration_text};

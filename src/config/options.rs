@@ -251,29 +251,40 @@ pub const ROWS: &[Row] = &[
         key: "auth.account_failures",
         wants: Wants::Count { least: 0, most: 10 },
         fallback: Value("4"),
-        about: "How many wrong passwords for one account reach PAM within `account_window`; 0 for no limit of this kind. Beyond that PAM is not asked and the client hears: try again later. Keep it \
-                below what locks an account in the back end, such as the threshold of an Active Directory. With pam_faillock in the service it is lowered by itself, but for 0.\n\nNetworks where the account \
-                logged in within the last seven days have the last quarter for themselves (at least one where there are two), so that strangers who guess do not shut the owner out. The same wrong \
-                password again is no new guess: it is answered without asking PAM once half of what strangers may is used up.",
+        about: "How many wrong passwords for one account reach PAM within `account_window`, where a back end may lock accounts or where this option or `account_window` is set; 0 for no limit of this kind. \
+                Beyond the limit PAM is not asked and the client hears 454: try again later. Set it below what locks an account in the back end, such as the threshold of an Active Directory. With pam_faillock in a \
+                service it is lowered to less than `deny` automatically, unless it is 0.\n\n\
+                A quarter of the limit (at least one try) is reserved for networks from which the account logged in during the last seven days, so that password guessing elsewhere does not lock the owner out. \
+                Such a network has these tries and no more: once all are used, it waits like everybody. Repeating the same wrong password counts once; when half of the limit is used, it is refused without asking PAM.\n\n\
+                Where nothing locks accounts (see `lockout`) and neither option is set, there are pauses instead: 3 wrong passwords from a network are free, or 5 where the account logged in during the last seven days. Then \
+                each doubles the wait, 10 s at first and 5 minutes at most; 10 from one network within `account_window` are the limit. New networks together have 3 free tries and the same pauses.",
     },
     Row {
         key: "auth.account_window",
         wants: Wants::Duration { least: SECOND, most: Duration::from_secs(7 * 86_400) },
         fallback: Value("30m"),
-        about: "How long a wrong password counts against its account. As long as in the back end, or longer.",
+        about: "How long a wrong password counts against its account. As long as in the back end, or longer. Where it is set, `account_failures` holds exactly.",
+    },
+    Row {
+        key: "auth.lockout",
+        wants: Wants::Word(&["detect", "none"]),
+        fallback: Value("detect"),
+        about: "Whether back ends may lock accounts after wrong passwords. `detect`: yes if a module of a PAM service asks a directory (pam_ldap, pam_sss, pam_winbind, pam_krb5) or is not known to pamrelay. `none`: no, whatever \
+                the modules; an administrator knows that of a directory without such a policy. pam_faillock is detected in either case, and `account_failures` holds where it is set.",
     },
     Row {
         key: "auth.network_failures_per_minute",
         wants: Wants::Count { least: 0, most: 1_000_000 },
         fallback: Value("60"),
-        about: "Wrong passwords from one network (an IPv4 address, an IPv6 /64); half of them may come at once. More where many people share an \
-                address, such as a webmail host; 0 for no limit of this kind.",
+        about: "Wrong passwords from one network (an IPv4 address, an IPv6 /64); half of them may come at once. The site around it (an IPv4 /24, an IPv6 /48) may have four times as many, and at most half of \
+                `failures_per_second`. More where many people share an address, such as a webmail host; 0 for no limit of these two kinds. Accounts that logged in from the network during the last seven days are not \
+                subject to it.",
     },
     Row {
         key: "auth.failures_per_second",
         wants: Wants::Count { least: 1, most: 100_000 },
         fallback: Value("20"),
-        about: "Wrong passwords in all, on average; ten seconds' worth may come at once.",
+        about: "Wrong passwords in all, on average; ten seconds' worth may come at once. A network may use at most a quarter of them.",
     },
     Row {
         key: "auth.low_ports",

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Gid, Group, Uid, User};
 
 use super::{FRONT_USER, KEYS_USER, QUEUE_USER};
-use crate::config::{Auth, Config, Guests, LowPorts, Mistakes};
+use crate::config::{Auth, Chosen, Config, Guests, Lockout, LowPorts, Mistakes};
 use crate::directory::{self, Given};
 use crate::replace::{Access, Staged};
 
@@ -112,6 +112,15 @@ pub fn auth_env(config: &Config) -> Vec<(&'static str, String)> {
     let Auth { service, names, guests, min_uid, groups, deadline, workers, .. } = &config.auth;
     let listeners = config.listen.iter().map(|listen| format!("{}={}", listen.name, listen.service.as_ref().unwrap_or(service)));
     let guest = |part: fn(&Guests) -> &String| guests.as_ref().map(part).cloned().unwrap_or_default();
+    // Empty: the helper chooses by what may lock accounts.
+    let account_failures = match config.auth.account_limit {
+        Chosen::ByAdministrator => config.auth.account_failures.to_string(),
+        Chosen::ByDefault => String::new(),
+    };
+    let lockout = match config.auth.lockout {
+        Lockout::Detect => "detect",
+        Lockout::None => "none",
+    };
     let low_ports = match config.auth.low_ports {
         LowPorts::Dropped => "no",
         LowPorts::Needed => "yes",
@@ -126,13 +135,14 @@ pub fn auth_env(config: &Config) -> Vec<(&'static str, String)> {
         ("PAMRELAY_GROUPS", groups.join(",")),
         ("PAMRELAY_DEADLINE_MS", deadline.as_millis().to_string()),
         ("PAMRELAY_WORKERS", workers.to_string()),
-        ("PAMRELAY_ACCOUNT_FAILURES", config.auth.account_failures.to_string()),
+        ("PAMRELAY_ACCOUNT_FAILURES", account_failures),
         ("PAMRELAY_ACCOUNT_WINDOW_S", config.auth.account_window.as_secs().to_string()),
         ("PAMRELAY_PEER_FAILURES_PER_MINUTE", config.auth.network_failures_per_minute.to_string()),
         ("PAMRELAY_FAILURES_PER_SECOND", config.auth.failures_per_second.to_string()),
         // The helper takes no less than a minute.
         ("PAMRELAY_TICKET_LIFETIME_S", config.limits.session_timeout.as_secs().max(60).to_string()),
         ("PAMRELAY_RUNTIME", config.runtime_dir.display().to_string()),
+        ("PAMRELAY_LOCKOUT", lockout.to_owned()),
         ("PAMRELAY_LOW_PORTS", low_ports.to_owned()),
     ]
 }

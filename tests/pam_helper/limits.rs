@@ -51,6 +51,60 @@ root_test! {
         assert_eq!(words(&helper.asks("carol", "right")), "accept");
     }
 
+    fn at_home_and_on_a_journey_mistakes_cost_seconds_where_nothing_locks_accounts() {
+        let helper = Stage::new(UNIX).start();
+        let says = |peer: &str, password: &str| words(&helper.asks_from(peer, b"bob", password.as_bytes()));
+        assert_eq!(says("203.0.113.1", "right"), "accept");
+
+        for n in 0..4 {
+            assert_eq!(says("203.0.113.1", &format!("mistyped{n}")), "reject auth 7 refused");
+        }
+        assert_eq!(says("203.0.113.1", "right"), "accept", "one accept, four wrong, then the right password");
+        for n in 0..3 {
+            assert_eq!(says("198.51.100.1", &format!("forgotten{n}")), "reject auth 7 refused");
+        }
+        assert_eq!(says("198.51.100.1", "right"), "throttled limit 0 account-failures");
+        let Statement::Status(fares) = helper.orders(&Order::Status) else { panic!("another statement") };
+        assert_eq!((fares.account_failures, fares.account_window, fares.account_pauses), (10, 1800, true));
+        let held = throttled(&helper);
+        assert!(held.contains(&HeldSubject::Account("bob".into())), "{held:?}");
+        assert!(held.contains(&HeldSubject::AccountFrom("bob".into(), "198.51.100.1".parse().unwrap())), "{held:?}");
+        let began = Instant::now();
+        while says("198.51.100.1", "right") != "accept" {
+            assert!(began.elapsed() < Duration::from_secs(30));
+            thread::sleep(Duration::from_millis(500));
+        }
+        helper.waits_for_log("event=limits account_failures=10 seconds=1800 text=\"no service locks");
+    }
+
+    fn a_directory_that_may_lock_accounts_keeps_the_exact_limit_until_the_administrator_knows_better() {
+        let asks_elsewhere = format!("auth [success=ignore default=ignore] pam_exec.so quiet /bin/true\n{UNIX}");
+        for (lockout, refused) in [("detect", 3), ("none", 3)] {
+            let helper = Stage::new(&asks_elsewhere).set("LOCKOUT", lockout).start();
+
+            let outcomes = guesses(&helper, "bob", 40);
+
+            assert_eq!(outcomes.iter().filter(|outcome| *outcome == "reject auth 7 refused").count(), refused, "{outcomes:?}");
+            let Statement::Status(fares) = helper.orders(&Order::Status) else { panic!("another statement") };
+            let expected = if lockout == "none" { (10, true) } else { (4, false) };
+            assert_eq!((fares.account_failures, fares.account_pauses), expected, "{lockout}");
+        }
+    }
+
+    fn many_networks_of_one_site_leave_the_others_their_share() {
+        let helper = Stage::new(UNIX).set("PEER_FAILURES_PER_MINUTE", "8").start();
+        let guess = |peer: String, n: usize| words(&helper.asks_from(&peer, format!("user{n}").as_bytes(), b"x"));
+
+        let outcomes: Vec<String> = (0..40).map(|n| guess(format!("2001:db8:1:{n:x}::1"), n)).collect();
+
+        assert!(outcomes.iter().take(16).all(|outcome| outcome == "reject auth 10 refused"), "{outcomes:?}");
+        assert_eq!(outcomes.last().unwrap(), "throttled limit 0 peer-failures");
+        assert!(throttled(&helper).contains(&HeldSubject::Site("2001:db8:1::".parse().unwrap())));
+        assert_eq!(guess("2001:db8:2::1".into(), 99), "reject auth 10 refused");
+        assert_eq!(helper.orders(&Order::Release(Subject::Network(Question::peer_bytes("2001:db8:1::1".parse().unwrap())))), Statement::Released(true));
+        assert_eq!(guess("2001:db8:1:99::1".into(), 98), "reject auth 10 refused");
+    }
+
     fn the_stack_s_own_lock_out_is_never_reached_and_the_owner_logs_in_from_where_he_did() {
         let stage = Stage::new(&FAILLOCK.replace("account required", "account required pam_faillock.so dir=DIR/faillock\naccount required"));
         let service = fs::read_to_string(stage.dir().join("pam.d/smtp")).unwrap().replace("DIR", stage.dir().to_str().unwrap());
@@ -116,7 +170,7 @@ root_test! {
 
     fn failures_in_all_are_bounded_whoever_is_named() {
         let helper = Stage::new(UNIX).set("FAILURES_PER_SECOND", "1").start();
-        let outcomes: Vec<_> = (0..15).map(|n| words(&helper.asks_from(&format!("198.51.100.{n}"), format!("user{n}").as_bytes(), b"x"))).collect();
+        let outcomes: Vec<_> = (0..15).map(|n| words(&helper.asks_from(&format!("198.51.{n}.1"), format!("user{n}").as_bytes(), b"x"))).collect();
 
         assert!(outcomes.iter().take(10).all(|outcome| outcome == "reject auth 10 refused"), "{outcomes:?}");
         assert_eq!(outcomes.last().unwrap(), "throttled limit 0 all-failures");
@@ -146,7 +200,7 @@ root_test! {
         std::thread::scope(|scope| {
             for client in 0..100 {
                 let helper = &helper;
-                let guess = move |n: i32| words(&helper.asks_from(&format!("198.51.100.{client}"), format!("user{client}.{n}").as_bytes(), b"x"));
+                let guess = move |n: i32| words(&helper.asks_from(&format!("198.51.{client}.1"), format!("user{client}.{n}").as_bytes(), b"x"));
                 scope.spawn(move || (0..5).for_each(|n| drop(guess(n))));
             }
         });

@@ -59,6 +59,8 @@ pub struct Status {
     /// How many wrong passwords for one account reach PAM in so many seconds.
     pub account_failures: u32,
     pub account_window: u64,
+    /// Whether these are of one network, with pauses between them, because no back end locks accounts.
+    pub account_pauses: bool,
 }
 
 /// An account or a network that is held back.
@@ -74,7 +76,11 @@ pub struct Held {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HeldSubject {
     Account(String),
+    /// An account, from this network alone.
+    AccountFrom(String, IpAddr),
     Network(IpAddr),
+    /// The IPv4 /24 or IPv6 /48, by its first address.
+    Site(IpAddr),
     /// Everybody who does not come from where he logged in lately.
     All,
 }
@@ -158,7 +164,7 @@ impl Statement {
 
 impl Status {
     /// Its numbers in the order of the wire.
-    fn numbers(&self) -> [u64; 18] {
+    fn numbers(&self) -> [u64; 19] {
         [
             self.uptime,
             self.busy.into(),
@@ -178,6 +184,7 @@ impl Status {
             self.crashed,
             self.account_failures.into(),
             self.account_window,
+            self.account_pauses.into(),
         ]
     }
 
@@ -203,6 +210,11 @@ impl Status {
             crashed: wide()?,
             account_failures: narrow(wide()?)?,
             account_window: wide()?,
+            account_pauses: match wide()? {
+                0 => false,
+                1 => true,
+                _ => return None,
+            },
         })
     }
 }
@@ -219,6 +231,15 @@ impl Held {
                 out.extend_from_slice(&Question::peer_bytes(*address));
             }
             HeldSubject::All => out.push(3),
+            HeldSubject::Site(address) => {
+                out.push(4);
+                out.extend_from_slice(&Question::peer_bytes(*address));
+            }
+            HeldSubject::AccountFrom(name, address) => {
+                out.push(5);
+                put_text(out, name)?;
+                out.extend_from_slice(&Question::peer_bytes(*address));
+            }
         }
         out.extend_from_slice(&self.failures.to_le_bytes());
         out.extend_from_slice(&self.wait.to_le_bytes());
@@ -230,6 +251,8 @@ impl Held {
             1 => HeldSubject::Account(rest.text()?.to_owned()),
             2 => HeldSubject::Network(Question::address(rest.array()?)),
             3 => HeldSubject::All,
+            4 => HeldSubject::Site(Question::address(rest.array()?)),
+            5 => HeldSubject::AccountFrom(rest.text()?.to_owned(), Question::address(rest.array()?)),
             _ => return None,
         };
         Some(Self { subject, failures: rest.u32()?, wait: rest.u64()? })
@@ -335,11 +358,13 @@ mod tests {
     fn every_statement() -> Vec<Statement> {
         let held = |subject| Held { subject, failures: 3, wait: 900 };
         vec![
-            Statement::Status(Status { uptime: 5, busy: 1, account_window: u64::MAX, ..Status::default() }),
+            Statement::Status(Status { uptime: 5, busy: 1, account_window: u64::MAX, account_pauses: true, ..Status::default() }),
             Statement::Throttled(vec![
                 held(HeldSubject::Account("alice".into())),
                 held(HeldSubject::Network("192.0.2.7".parse().unwrap())),
                 held(HeldSubject::Network("2001:db8::".parse().unwrap())),
+                held(HeldSubject::Site("2001:db8:1::".parse().unwrap())),
+                held(HeldSubject::AccountFrom("alice".into(), "192.0.2.7".parse().unwrap())),
                 held(HeldSubject::All),
             ]),
             Statement::Released(true),

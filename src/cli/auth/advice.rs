@@ -88,16 +88,15 @@ pub(super) fn remedy(cause: Cause, service: &str, config: &Config) -> String {
         Reason::NoSuchUid => "PAM knows the account and the name service does not: compare getent passwd USER with /etc/nsswitch.conf. \
                               For people without an account on this host there is auth.guest_service"
             .to_owned(),
-        Reason::AccountFailures => format!(
-            "wait, or let it go: pamrelay auth release USER. The limit is auth.account_failures ({} within {}), or what pam_faillock makes of it; networks where the account logged in within seven days are not held back",
-            config.auth.account_failures,
-            duration_text(config.auth.account_window)
-        ),
+        Reason::AccountFailures => "wait (pamrelay auth throttled says how long), or lift the limit: pamrelay auth release USER. The limit in force is \
+                                    shown by pamrelay auth status: auth.account_failures, what pam_faillock makes of it, or pauses that grow. A network where the account logged in \
+                                    within seven days has tries of its own, and waits once they are used up"
+            .to_owned(),
         Reason::AllFailures => {
             format!("somebody is guessing at many accounts; the limit is auth.failures_per_second ({})", config.auth.failures_per_second)
         }
         Reason::PeerFailures => format!(
-            "wait, or let it go: pamrelay auth release ADDRESS. Too many wrong passwords came from that address; the limit is auth.network_failures_per_minute ({})",
+            "wait, or lift the limit: pamrelay auth release ADDRESS. Too many wrong passwords came from that address (an IPv6 /64), or from the /24 or /48 around it; the limit is auth.network_failures_per_minute ({}). Accounts that logged in from there within seven days are not subject to it",
             config.auth.network_failures_per_minute
         ),
         Reason::SameAgain => {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use jiff::Timestamp;
 use nix::unistd::{Group, User, getgrouplist};
-use pamrelay_authwire::{Attempt, Held, HeldSubject, Logins, Order, OutcomeKind, Phase, Question, Statement, network, spelling};
+use pamrelay_authwire::{Attempt, Held, HeldSubject, Logins, Order, OutcomeKind, Phase, Question, Statement, network, site, spelling};
 use serde_json::json;
 
 use super::super::out::{self, say};
@@ -86,7 +86,11 @@ fn throttle(attempt: &Attempt, held: &[Held]) -> String {
     let named = |held: &&Held| match &held.subject {
         // The list has the latest spelling of each.
         HeldSubject::Account(name) => spelling::account(name.as_bytes()) == spelling::account(attempt.asked.as_bytes()),
+        HeldSubject::AccountFrom(name, address) => {
+            spelling::account(name.as_bytes()) == spelling::account(attempt.asked.as_bytes()) && network(*address) == network(peer)
+        }
         HeldSubject::Network(address) => network(*address) == network(peer),
+        HeldSubject::Site(address) => site(*address) == site(peer),
         HeldSubject::All => true,
     };
     let found: Vec<String> = held
@@ -94,7 +98,9 @@ fn throttle(attempt: &Attempt, held: &[Held]) -> String {
         .filter(named)
         .map(|held| match held.subject {
             HeldSubject::Account(_) => format!("the account, {} s more", held.wait),
+            HeldSubject::AccountFrom(..) => format!("the account from this network, {} s more", held.wait),
             HeldSubject::Network(_) => format!("the network, {} s more", held.wait),
+            HeldSubject::Site(_) => format!("the site around the network, {} s more", held.wait),
             HeldSubject::All => format!("everybody from a new network, {} s more", held.wait),
         })
         .collect();

@@ -55,8 +55,8 @@ pub(super) enum Ask {
     },
     /// List the accounts and networks that are held back now
     ///
-    /// Of those that are named in the latest 512 logins. An account in the list is held back for strangers alone: whoever comes from a network
-    /// where he logged in within seven days passes.
+    /// Of those that are named in the latest 512 logins. An account in the list is held back for clients from new networks. A network where it logged in
+    /// within seven days has tries of its own, and is held back once these are used up; "from" marks accounts that are held back for one network alone.
     Throttled {
         #[command(flatten)]
         how: How,

@@ -24,6 +24,12 @@ fn page(fares: &Fares) -> String {
     let seconds = |seconds| duration_text(Duration::from_secs(seconds));
     let limit = match fares.account_failures {
         0 => "none".to_owned(),
+        failures if fares.account_pauses => {
+            format!(
+                "{failures} wrong passwords from one network within {}, with pauses that grow from 10s to 5m",
+                seconds(fares.account_window)
+            )
+        }
         failures => format!("{failures} wrong passwords within {}", seconds(fares.account_window)),
     };
     format!(
@@ -62,7 +68,7 @@ fn in_json(fares: &Fares) -> serde_json::Value {
         "waiting": fares.waiting, "most_waiting": fares.most_waiting,
         "kib": { "listener": fares.listener_kib, "template": fares.template_kib, "workers": fares.workers_kib },
         "answered": { "accepted": fares.accepted, "refused": fares.refused, "throttled": fares.throttled, "unavailable": fares.unavailable },
-        "account": { "failures": fares.account_failures, "seconds": fares.account_window },
+        "account": { "failures": fares.account_failures, "seconds": fares.account_window, "pauses": fares.account_pauses },
     })
 }
 

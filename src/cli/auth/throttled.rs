@@ -43,7 +43,10 @@ fn row(held: &Held) -> String {
 fn names(held: &Held) -> (&'static str, String) {
     match &held.subject {
         HeldSubject::Account(name) => ("account", name.clone()),
+        HeldSubject::AccountFrom(name, address) => ("account", format!("{name} from {}", named(*address))),
         HeldSubject::Network(address) => ("network", named(*address)),
+        HeldSubject::Site(IpAddr::V4(four)) => ("site", format!("{four}/24")),
+        HeldSubject::Site(IpAddr::V6(six)) => ("site", format!("{six}/48")),
         HeldSubject::All => ("all", "everybody from a new network".to_owned()),
     }
 }
@@ -74,6 +77,9 @@ mod tests {
             ["account", "ann\\u{1b}", "3", "900", "s"]
         );
         assert!(row(&held(HeldSubject::Network("2001:db8:0:1:2::3".parse().unwrap()))).contains("2001:db8:0:1::/64"));
+        let from = HeldSubject::AccountFrom("ann".into(), "2001:db8:0:1:2::3".parse().unwrap());
+        assert!(row(&held(from)).contains("ann from 2001:db8:0:1::/64"));
+        assert!(row(&held(HeldSubject::Site("2001:db8:1::".parse().unwrap()))).starts_with("site     2001:db8:1::/48"));
         assert!(row(&held(HeldSubject::All)).starts_with("all"));
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::net::IpAddr;
 
-use pamrelay_authwire::{Attempt, Logins, OutcomeKind, Phase, Question, network, spelling};
+use pamrelay_authwire::{Attempt, Logins, OutcomeKind, Phase, Question, network, site, spelling};
 
 /// So many are remembered; with every text as long as it can be they take less than a mebibyte.
 const REMEMBERED: usize = 512;
@@ -77,6 +77,22 @@ impl Ledger {
         let mut seen = HashSet::new();
         let names = self.attempts.iter().map(|attempt| attempt.asked.as_str()).filter(|name| !name.is_empty());
         names.filter(|name| seen.insert(spelling::account(name.as_bytes()))).collect()
+    }
+
+    /// The latest login of each account from each network.
+    pub(crate) fn places(&self) -> Vec<&Attempt> {
+        let mut seen = HashSet::new();
+        let named = self.attempts.iter().filter(|attempt| !attempt.asked.is_empty());
+        named
+            .filter(|attempt| seen.insert((spelling::account(attempt.asked.as_bytes()), network(Question::address(attempt.peer)))))
+            .collect()
+    }
+
+    /// An address of each site that came lately.
+    pub(crate) fn sites(&self) -> Vec<IpAddr> {
+        let mut seen = HashSet::new();
+        let peers = self.attempts.iter().map(|attempt| Question::address(attempt.peer));
+        peers.filter(|peer| seen.insert(site(*peer))).collect()
     }
 
     /// An address of each network that came lately.

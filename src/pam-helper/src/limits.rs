@@ -1,13 +1,14 @@
-//! How many wrong passwords are answered: per account, per network they come from, and in all.
+//! How many wrong passwords are answered: per account, per network they come from, per site around it, and in all.
 //!
-//! A front end that was taken over can then guess no faster than a stranger. The order is account, network, all:
+//! A front end that was taken over can then guess no faster than a stranger. The order is account, network, site, all:
 //!
-//! - *account*: so many within a window reach PAM, fewer than make the back end lock the account. Strangers may use up
-//!   most of them and never the rest, which is for networks where the account was accepted lately: whoever guesses
-//!   does not shut the owner out.
-//! - *network* and *all*: each count is one number, the time at which it would be used up to nothing again (GCRA); a
-//!   failure moves it one step into the future. No network can use up what is meant for everybody. Who comes from
-//!   where he was accepted lately is not held back by these two.
+//! - *account* ([`accounts`]): where a back end may lock accounts, so many within a window reach PAM, fewer than make it do
+//!   so. Strangers may use up most of them and never the rest, which is for networks where the account was accepted lately:
+//!   password guessing elsewhere does not shut the owner out. Where nothing locks there are pauses instead, for each network
+//!   on its own and for strangers together, which grow from seconds to minutes.
+//! - *network* (an IPv4 address, an IPv6 /64), *site* (a /24, a /48) and *all*: each count is one number, the time at which
+//!   the bucket is full again (GCRA); a failure moves it one step into the future. A network may use a quarter of all
+//!   at most, a site half. A question from a network where the account was accepted lately is not subject to these three.
 //!
 //! A password that PAM has refused for an account is known again. Said once more within the window it is no guess, so it
 //! counts for no network; and while half of what strangers may is used up, PAM is not asked about it again. While all of
@@ -27,27 +28,30 @@ use std::time::{Duration, Instant};
 
 use pamrelay_authwire::Reason;
 
-use crate::lockout::Lockout;
+use crate::lockout::Locks;
 use crate::rate::{Rate, UsedUp};
 use crate::settings::Settings;
 use crate::table::Table;
-use crate::window::{Recent, Window};
 
+mod accounts;
 mod keys;
 
+use accounts::Accounts;
+pub(crate) use accounts::Rule;
 use keys::Hasher;
 pub(crate) use keys::Keys;
 
 /// So many seconds' worth of failures may come at once.
 const BURST_SECONDS: u32 = 10;
-/// One network may take one part in so many of the failures in all.
+/// A single network may use at most a quarter of the failures in all, a single site half of them.
 const SHARE: u32 = 4;
+const SHARE_OF_SITE: u32 = 2;
+/// And a site as much as four of its networks.
+const NETWORKS_OF_SITE: u32 = 4;
 /// An accept is "lately" for so long.
 const LATELY: Duration = Duration::from_secs(7 * 86_400);
 /// A password that was said before is no new guess for so much longer than it counts: for less, it would count beside itself.
 const LONGER: Duration = Duration::from_secs(2);
-/// Accounts: at most `failures_per_second` new ones come in a second, for half an hour that is as many as there is room for.
-const ACCOUNT_SETS: usize = 4096;
 /// Pairs of account and network.
 const KNOWN_SETS: usize = 2048;
 /// A name that PAM did not know may be known after so long.
@@ -97,13 +101,13 @@ struct Before {
 pub(crate) struct Limits {
     hasher: Hasher,
     start: Instant,
-    configured: Window,
-    per_account: Window,
+    accounts: Accounts,
     per_network: Option<Rate>,
+    per_site: Option<Rate>,
     in_all: Rate,
     all: u64,
-    accounts: Table<Recent, ACCOUNT_SETS>,
     networks: Table<u64>,
+    sites: Table<u64>,
     /// When each pair of account and network was last accepted. All pairs of an account are in one set: whoever has many
     /// networks does not push out the others'.
     known: Table<u64, KNOWN_SETS>,
@@ -116,31 +120,32 @@ impl Limits {
         let in_all = Rate::of(settings.failures_per_second.saturating_mul(BURST_SECONDS), Duration::from_secs(BURST_SECONDS.into()));
         let per_network = Rate::of(settings.peer_failures_per_minute, Duration::from_secs(60));
         let per_network = per_network.with_half_at_once().at_most(in_all.shared_by(SHARE));
-        let per_account = Window::new(settings.account_failures, settings.account_window);
+        let of_site = settings.peer_failures_per_minute.saturating_mul(NETWORKS_OF_SITE);
+        let per_site = Rate::of(of_site, Duration::from_secs(60)).with_half_at_once().at_most(in_all.shared_by(SHARE_OF_SITE));
+        let is_limited = settings.peer_failures_per_minute > 0;
         Self {
             hasher: Hasher::new(secret),
             start,
-            configured: per_account,
-            per_account,
-            per_network: (settings.peer_failures_per_minute > 0).then_some(per_network),
+            accounts: Accounts::new(settings),
+            per_network: is_limited.then_some(per_network),
+            per_site: is_limited.then_some(per_site),
             in_all,
             all: 0,
-            accounts: Table::new(),
             networks: Table::new(),
+            sites: Table::new(),
             known: Table::new(),
             wrong: Table::new(),
         }
     }
 
-    /// Stays below what locks an account in the stack itself. Gives what holds now, if that is news.
-    pub(crate) fn keep_below(&mut self, lockout: Option<Lockout>) -> Option<Window> {
-        let window = lockout.map_or(self.configured, |lockout| self.configured.below(lockout.failures, lockout.window));
-        (std::mem::replace(&mut self.per_account, window) != window).then_some(window)
+    /// Stays below what locks an account behind PAM. Gives what holds now, if that is news.
+    pub(crate) fn heed(&mut self, locks: &Locks) -> Option<Rule> {
+        self.accounts.heed(locks)
     }
 
     /// What holds for one account.
-    pub(crate) fn per_account(&self) -> Window {
-        self.per_account
+    pub(crate) fn per_account(&self) -> Rule {
+        self.accounts.rule()
     }
 
     /// The places in the tables of a question to `service` about `user` with `password` from `peer`.
@@ -152,22 +157,22 @@ impl Limits {
     pub(crate) fn room<'a>(&self, asked: &Keys, under_way: impl Iterator<Item = &'a Keys> + Clone, now: Instant) -> Room {
         let used = self.failures_of(asked, now);
         let standing = self.standing(asked, now);
-        let most = match standing {
-            Standing::Known => self.per_account.most,
-            Standing::Stranger => self.per_account.of_strangers(),
-        };
-        let left = most.saturating_sub(used);
+        let tries = self.accounts.tries(asked, standing, self.second(now));
         let same_account = under_way.clone().filter(|other| other.account == asked.account).count();
+        let same_place = under_way.clone().filter(|other| other.place == asked.place).count();
         if let Some(before) = self.holds_back(asked, used, now) {
             let alone = under_way.clone().all(|other| other.password != asked.password);
-            let once_more = self.may_be_known_by_now(before, now) && alone && same_account < left;
+            let is_room = same_account < tries.account && same_place < tries.place;
+            let once_more = self.may_be_known_by_now(before, now) && alone && is_room;
             return if once_more { Room::OnceMore } else { Room::Again };
         }
-        let mut budgets = vec![(left, same_account, Reason::AccountFailures)];
+        let mut budgets = vec![(tries.account, same_account, Reason::AccountFailures), (tries.place, same_place, Reason::AccountFailures)];
         if standing == Standing::Stranger {
             let strangers = under_way.filter(|other| !self.is_known(other, now));
             let same_network = strangers.clone().filter(|other| other.network == asked.network).count();
             budgets.push((self.left_from(asked, now) as usize, same_network, Reason::PeerFailures));
+            let same_site = strangers.clone().filter(|other| other.site == asked.site).count();
+            budgets.push((self.left_around(asked, now) as usize, same_site, Reason::PeerFailures));
             budgets.push((self.left_in_all(now) as usize, strangers.count(), Reason::AllFailures));
         }
         match budgets.iter().find(|(left, ..)| *left == 0) {
@@ -181,8 +186,9 @@ impl Limits {
     /// passwords that are not known to be wrong.
     fn holds_back(&self, asked: &Keys, used: usize, now: Instant) -> Option<Before> {
         let before = self.refused_lately(asked, now)?;
-        let spared = self.per_account.spares(used) && self.counts_still(before, now);
-        (spared || used >= self.per_account.of_strangers()).then_some(before)
+        let window = self.accounts.window();
+        let spared = window.spares(used) && self.counts_still(before, now);
+        (spared || used >= window.of_strangers()).then_some(before)
     }
 
     /// Whether PAM is to be asked once more about a name that it did not know. Such a question never waits for others: from
@@ -199,12 +205,15 @@ impl Limits {
     /// A password was refused.
     pub(crate) fn failed(&mut self, asked: &Keys, refused: Refused, now: Instant) {
         let before = self.refused_lately(asked, now).filter(|before| self.counts_still(*before, now));
-        let (window, second, time) = (self.per_account, self.second(now), self.clock(now));
+        let (standing, time) = (self.standing(asked, now), self.clock(now));
         // The back end counts this one, whether it was said before or not.
-        self.accounts.update(asked.account, |recent| recent.worth(window, second), |recent| recent.with(second));
+        self.accounts.failed(asked, standing, self.second(now));
         if before.is_none() {
             if let Some(rate) = self.per_network {
                 self.networks.update(asked.network, |until| until, |until| rate.used(until, time));
+            }
+            if let Some(rate) = self.per_site {
+                self.sites.update(asked.site, |until| until, |until| rate.used(until, time));
             }
             self.all = self.in_all.used(self.all, time);
         }
@@ -233,16 +242,24 @@ impl Limits {
 
     /// What this account has used up, if strangers are held back there now.
     pub(crate) fn account(&self, user: &str, now: Instant) -> Option<UsedUp> {
-        let recent = self.accounts.get(self.hasher.account(user)).unwrap_or_default();
-        let (used, most) = (recent.within(self.per_account, self.second(now)), self.per_account.of_strangers());
-        let wait = || Duration::from_secs(recent.frees_one_of(most, self.per_account, self.second(now)));
-        (used >= most).then(|| UsedUp { failures: u32::try_from(used).unwrap_or(u32::MAX), wait: wait() })
+        self.accounts.used_up(self.hasher.account(user), self.second(now))
+    }
+
+    /// What the network of this question has used up of its account, if it waits for itself alone.
+    pub(crate) fn account_from(&self, asked: &Keys, now: Instant) -> Option<UsedUp> {
+        self.accounts.used_up_from(asked, self.standing(asked, now), self.second(now))
     }
 
     /// The same for the network of an address.
     pub(crate) fn network(&self, peer: IpAddr, now: Instant) -> Option<UsedUp> {
         let until = self.networks.get(self.hasher.network(peer)).unwrap_or_default();
         self.per_network.and_then(|rate| rate.used_up(until, self.clock(now)))
+    }
+
+    /// The same for the site around it.
+    pub(crate) fn site(&self, peer: IpAddr, now: Instant) -> Option<UsedUp> {
+        let until = self.sites.get(self.hasher.site(peer)).unwrap_or_default();
+        self.per_site.and_then(|rate| rate.used_up(until, self.clock(now)))
     }
 
     /// The same for all together.
@@ -255,24 +272,33 @@ impl Limits {
         self.accounts.forget(self.hasher.account(user))
     }
 
+    /// And those of the site around it.
     pub(crate) fn release_network(&mut self, peer: IpAddr) -> bool {
-        self.networks.forget(self.hasher.network(peer))
+        let site = self.sites.forget(self.hasher.site(peer));
+        self.networks.forget(self.hasher.network(peer)) || site
     }
 
     /// Forgets every failure, and nobody's known networks.
     pub(crate) fn release_all(&mut self) {
         self.all = 0;
-        (self.accounts, self.networks, self.wrong) = (Table::new(), Table::new(), Table::new());
+        self.accounts.forget_all();
+        (self.networks, self.sites, self.wrong) = (Table::new(), Table::new(), Table::new());
     }
 
     fn failures_of(&self, asked: &Keys, now: Instant) -> usize {
-        self.accounts.get(asked.account).unwrap_or_default().within(self.per_account, self.second(now))
+        self.accounts.used(asked, self.second(now))
     }
 
     /// How many more failures this network may have now.
     fn left_from(&self, asked: &Keys, now: Instant) -> u32 {
         let until = self.networks.get(asked.network).unwrap_or_default();
         self.per_network.map_or(u32::MAX, |rate| rate.left(until, self.clock(now)))
+    }
+
+    /// The same for the site around it.
+    fn left_around(&self, asked: &Keys, now: Instant) -> u32 {
+        let until = self.sites.get(asked.site).unwrap_or_default();
+        self.per_site.map_or(u32::MAX, |rate| rate.left(until, self.clock(now)))
     }
 
     /// How many more failures there may be now.
@@ -293,7 +319,7 @@ impl Limits {
 
     /// Whether that is so lately that the same again is no new guess.
     fn counts_still(&self, before: Before, now: Instant) -> bool {
-        self.since(before.first, now) < self.per_account.length.saturating_add(LONGER)
+        self.since(before.first, now) < self.accounts.window().length.saturating_add(LONGER)
     }
 
     fn since(&self, time: u64, now: Instant) -> Duration {

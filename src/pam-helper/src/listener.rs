@@ -10,6 +10,7 @@
 //! a worker's whole report makes an *accept*.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
@@ -26,7 +27,8 @@ use crate::departures::{self, Departures};
 use crate::drops::Drops;
 use crate::job::News;
 use crate::ledger::Ledger;
-use crate::limits::{Limits, Refused, Room, Standing};
+use crate::limits::{Limits, Refused, Room, Rule, Standing};
+use crate::lockout::Locks;
 use crate::log::{Level, Line, shown};
 use crate::pam::Code;
 use crate::pending::Pending;
@@ -36,12 +38,15 @@ use crate::socket;
 use crate::tempo::Tempo;
 use crate::tickets::{Mint, Rotation};
 use crate::waiting::Waiting;
+use crate::window::MOST_FAILURES;
 use crate::workshop::{NoWorker, Source, Workshop};
 
 /// Connections that have not sent their question yet.
 const MOST_ASKERS: usize = 64;
 /// One part in so many workers is for the strangers of one network.
 const SHARE_OF_NETWORK: usize = 4;
+/// And of those of one IPv6 /48.
+const SHARE_OF_SITE: usize = 2;
 /// How long an idle listener sleeps at most: the ticket keys may be due.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// After an accept that failed for want of something (descriptors).
@@ -91,6 +96,24 @@ enum Decision {
     Wait,
     /// PAM is not asked.
     Answer(Outcome),
+}
+
+fn log_rule(rule: Rule, locks: &Locks) {
+    let line = Line::event(Level::Notice, "limits");
+    match rule {
+        Rule::Window(window) => {
+            let why = match (locks.faillock, &locks.perhaps) {
+                (Some(_), _) => "pam_faillock in the service locks accounts: fewer failures reach it".to_owned(),
+                (None, Some(what)) => format!("{what} in a service may lock accounts: fewer failures reach it, or what is configured"),
+                (None, None) => "auth.account_failures or auth.account_window is set: it holds exactly".to_owned(),
+            };
+            line.with("account_failures", window.most).with("seconds", window.length.as_secs()).text("text", why).write();
+        }
+        Rule::Pauses(length) => {
+            let why = "no service locks accounts: wrong passwords lead to pauses that grow";
+            line.with("account_failures", MOST_FAILURES).with("seconds", length.as_secs()).text("text", why).write();
+        }
+    }
 }
 
 /// A descriptor in the poll set.
@@ -353,14 +376,9 @@ impl Listener {
 
     /// The limits follow what locks accounts in the services now.
     fn heed_lockout(&mut self) {
-        let lockout = self.workshop.lockout();
-        if let Some(window) = self.limits.keep_below(lockout) {
-            let why = match lockout {
-                Some(_) => "pam_faillock in the service locks accounts: fewer failures reach it",
-                None => "no service locks accounts by itself: what is configured holds",
-            };
-            let line = Line::event(Level::Notice, "limits").with("account_failures", window.most).with("seconds", window.length.as_secs());
-            line.text("text", why).write();
+        let locks = self.workshop.locks();
+        if let Some(rule) = self.limits.heed(locks) {
+            log_rule(rule, locks);
         }
     }
 
@@ -382,12 +400,18 @@ impl Listener {
         }
     }
 
-    /// Whether a question may be asked now. Strangers of one network have a quarter of all workers: a back end that hangs for
-    /// them is not everybody's.
+    /// Whether a question may be asked now. Strangers of one network have a quarter of all workers, those of one IPv6 /48 half: a
+    /// back end that hangs for them is not everybody's.
     fn room(&self, pending: &Pending, now: Instant) -> Room {
-        let beside = |running: &&(u64, Pending)| running.1.standing == Standing::Stranger && running.1.keys.is_of_network_of(&pending.keys);
-        let most = (self.settings.workers + self.settings.slow_workers).div_ceil(SHARE_OF_NETWORK);
-        if pending.standing == Standing::Stranger && self.running.iter().filter(beside).count() >= most {
+        let workers = self.settings.workers + self.settings.slow_workers;
+        let strangers = || self.running.iter().map(|(_, running)| running).filter(|running| running.standing == Standing::Stranger);
+        let beside = strangers().filter(|running| running.keys.is_of_network_of(&pending.keys)).count();
+        let around = match Question::address(pending.peer) {
+            IpAddr::V6(_) => strangers().filter(|running| running.keys.is_of_site_of(&pending.keys)).count(),
+            IpAddr::V4(_) => 0, // addresses are dear
+        };
+        let full = beside >= workers.div_ceil(SHARE_OF_NETWORK) || around >= workers.div_ceil(SHARE_OF_SITE);
+        if pending.standing == Standing::Stranger && full {
             return Room::Later;
         }
         self.limits.room(&pending.keys, self.running.iter().map(|(_, running)| &running.keys), now)

@@ -28,6 +28,7 @@ mod log;
 mod notify;
 mod orders;
 mod pam;
+mod pauses;
 mod pending;
 mod places;
 mod rate;

@@ -5,11 +5,13 @@
 use std::time::Instant;
 
 use nix::unistd::getpid;
-use pamrelay_authwire::{Held, HeldSubject, Order, Question, Statement, Status, Subject};
+use pamrelay_authwire::{Held, HeldSubject, Order, Question, Statement, Status, Subject, site};
 
+use crate::limits::Rule;
 use crate::listener::Listener;
 use crate::log::{Level, Line};
 use crate::rate::UsedUp;
+use crate::window::MOST_FAILURES;
 use crate::workshop::own_kib;
 
 impl Listener {
@@ -23,7 +25,12 @@ impl Listener {
     }
 
     fn status(&self, now: Instant) -> Status {
-        let (census, totals, window) = (self.workshop.census(now), self.ledger.totals(), self.limits.per_account());
+        let (census, totals) = (self.workshop.census(now), self.ledger.totals());
+        let (failures, length, pauses) = match self.limits.per_account() {
+            Rule::Window(window) if window.most == usize::MAX => (0, window.length, false),
+            Rule::Window(window) => (window.most, window.length, false),
+            Rule::Pauses(length) => (MOST_FAILURES, length, true),
+        };
         let small = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         Status {
             uptime: now.saturating_duration_since(self.began).as_secs(),
@@ -42,8 +49,9 @@ impl Listener {
             unavailable: totals.unavailable,
             killed: self.losses.killed,
             crashed: self.losses.crashed,
-            account_failures: if window.most == usize::MAX { 0 } else { small(window.most) },
-            account_window: window.length.as_secs(),
+            account_failures: small(failures),
+            account_window: length.as_secs(),
+            account_pauses: pauses,
         }
     }
 
@@ -59,7 +67,17 @@ impl Listener {
             let used = self.limits.network(peer, now)?;
             Some(held(HeldSubject::Network(peer), used))
         });
-        all.into_iter().chain(accounts).chain(networks).collect()
+        let sites = self.ledger.sites().into_iter().filter_map(|peer| {
+            let used = self.limits.site(peer, now)?;
+            Some(held(HeldSubject::Site(site(peer)), used))
+        });
+        let places = self.ledger.places().into_iter().filter_map(|attempt| {
+            let peer = Question::address(attempt.peer);
+            let keys = self.limits.keys(&attempt.service, attempt.asked.as_bytes(), b"", peer);
+            let used = self.limits.account_from(&keys, now)?;
+            Some(held(HeldSubject::AccountFrom(attempt.asked.clone(), peer), used))
+        });
+        all.into_iter().chain(accounts).chain(places).chain(networks).chain(sites).collect()
     }
 
     fn release(&mut self, subject: &Subject) -> bool {

@@ -29,9 +29,10 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("SLOW_WORKERS", "24", "workers beyond those, while others wait for a back end rather than compute"),
     ("WAITING", "512", "questions that wait for a worker; more are answered unavailable"),
     ("WORKER_MEMORY_MIB", "512", "address space of one worker (less than 32 looks like wrong passwords)"),
-    ("ACCOUNT_FAILURES", "4", "wrong passwords for one account that reach PAM within the window, at most 10; 0 is no limit"),
+    ("ACCOUNT_FAILURES", "", "wrong passwords for one account that reach PAM in the window, at most 10; 0: no limit; empty: 4, or pauses"),
     ("ACCOUNT_WINDOW_S", "1800", "that window; pam_faillock in the service makes both stricter by itself"),
-    ("PEER_FAILURES_PER_MINUTE", "60", "the same for one IPv4 address or IPv6 /64; half may come at once; 0 is no limit"),
+    ("LOCKOUT", "detect", "whether a back end behind a module may lock accounts, which rules out pauses: detect, or none"),
+    ("PEER_FAILURES_PER_MINUTE", "60", "the same for one IPv4 address or IPv6 /64, fourfold for a /24 or /48; half at once; 0: no limit"),
     ("FAILURES_PER_SECOND", "20", "refused passwords in all; ten seconds' worth may come at once"),
     ("TICKET_LIFETIME_S", "3600", "the longest session that the front permits"),
     ("RUNTIME", "/run/pamrelay", "the ticket keys are the file tickets in it"),
@@ -49,7 +50,9 @@ pub(crate) struct Settings {
     pub(crate) workers: usize,
     pub(crate) slow_workers: usize,
     pub(crate) waiting: usize,
-    pub(crate) account_failures: u32,
+    /// `None`: nobody has chosen.
+    pub(crate) account_failures: Option<u32>,
+    pub(crate) unseen_locks: UnseenLocks,
     pub(crate) account_window: Duration,
     pub(crate) peer_failures_per_minute: u32,
     pub(crate) failures_per_second: u32,
@@ -60,6 +63,13 @@ pub(crate) struct Settings {
     pub(crate) queue_group: String,
     pub(crate) low_ports: LowPorts,
     pub(crate) supervisor: Option<i32>,
+}
+
+/// What is thought of back ends that cannot be looked into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UnseenLocks {
+    Possible,
+    None,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +105,8 @@ impl Settings {
             workers: reader.number("WORKERS", 8, 1, 64) as usize,
             slow_workers: reader.number("SLOW_WORKERS", 24, 0, 128) as usize,
             waiting: reader.number("WAITING", 512, 1, 512) as usize,
-            account_failures: reader.number("ACCOUNT_FAILURES", 4, 0, MOST_FAILURES as u32),
+            account_failures: reader.value("ACCOUNT_FAILURES").map(|_| reader.number("ACCOUNT_FAILURES", 0, 0, MOST_FAILURES as u32)),
+            unseen_locks: reader.unseen_locks(),
             account_window: Duration::from_secs(reader.number("ACCOUNT_WINDOW_S", 1800, 1, 7 * 86_400).into()),
             peer_failures_per_minute: reader.number("PEER_FAILURES_PER_MINUTE", 60, 0, 1_000_000),
             failures_per_second: reader.number("FAILURES_PER_SECOND", 20, 1, 100_000),
@@ -210,6 +221,17 @@ impl Reader {
         groups
     }
 
+    fn unseen_locks(&mut self) -> UnseenLocks {
+        match self.value("LOCKOUT").as_deref() {
+            None | Some("detect") => UnseenLocks::Possible,
+            Some("none") => UnseenLocks::None,
+            Some(other) => {
+                self.wrong("LOCKOUT", other, "detect or none");
+                UnseenLocks::Possible
+            }
+        }
+    }
+
     fn low_ports(&mut self) -> LowPorts {
         match self.value("LOW_PORTS").as_deref() {
             None | Some("no") => LowPorts::Dropped,
@@ -273,6 +295,7 @@ mod tests {
             let value = match *name {
                 "RUNTIME" | "SOCKET" => "/elsewhere",
                 "LOW_PORTS" => "yes",
+                "LOCKOUT" => "none",
                 "SERVICE" | "GROUPS" | "FRONT_USER" | "QUEUE_GROUP" | "GUEST_SERVICE" | "GUEST_ACCOUNT" => "another",
                 "LISTENERS" => "[::]:587=smtp",
                 "NAMES" => "strip-realm=*",

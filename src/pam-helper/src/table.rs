@@ -60,6 +60,13 @@ impl<V: Copy + Default + PartialEq, const SETS: usize> Table<V, SETS> {
         let place = self.sets[key.set(SETS)].iter_mut().find(|place| place.0 == key.0 && place.1 != V::default());
         place.map(|place| *place = (0, V::default())).is_some()
     }
+
+    /// All that is beside this key.
+    pub(crate) fn forget_beside(&mut self, key: Key) -> bool {
+        let set = &mut self.sets[key.set(SETS)];
+        let beside = set.iter_mut().filter(|place| place.0 >> 32 == key.0 >> 32 && place.1 != V::default());
+        beside.map(|place| *place = (0, V::default())).count() > 0
+    }
 }
 
 #[cfg(test)]

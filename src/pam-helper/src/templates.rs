@@ -20,7 +20,7 @@ use nix::unistd::Pid;
 
 use crate::brood::{self, Orphans};
 use crate::control::{self, Heard, Word};
-use crate::lockout::{self, Lockout};
+use crate::lockout::{self, Locks};
 use crate::log::{Level, Line};
 use crate::rules::Rules;
 use crate::service::{self, Watch};
@@ -50,7 +50,7 @@ pub(crate) struct Templates {
     looked: Option<Instant>,
     /// The services without a good file.
     unusable: Vec<String>,
-    lockout: Option<Lockout>,
+    locks: Locks,
     loading: Loading,
     in_use: Option<Template>,
     retiring: Vec<Template>,
@@ -85,7 +85,7 @@ impl Templates {
             fingerprint: 0,
             looked: None,
             unusable: Vec::new(),
-            lockout: None,
+            locks: Locks::default(),
             loading: Loading::Once,
             in_use: None,
             retiring: Vec::new(),
@@ -114,9 +114,9 @@ impl Templates {
         !self.unusable.iter().any(|unusable| unusable == service)
     }
 
-    /// What locks accounts in the services themselves.
-    pub(crate) fn lockout(&self) -> Option<Lockout> {
-        self.lockout
+    /// What locks accounts behind the services. Known as soon as there was a template.
+    pub(crate) fn locks(&self) -> &Locks {
+        &self.locks
     }
 
     /// The process in use.
@@ -251,7 +251,7 @@ impl Templates {
             for (service, why) in &unusable {
                 Line::event(Level::Error, "service").with("service", service).with("state", "unusable").text("text", why).write();
             }
-            self.lockout = lockout::of(&services);
+            self.locks = lockout::of(&services);
             self.unusable = unusable.into_iter().map(|(service, _)| service.to_owned()).collect();
             self.retire();
         } else if self.in_use.as_ref().is_some_and(|template| template.is_older(LIFE, now)) {

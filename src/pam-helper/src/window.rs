@@ -69,7 +69,12 @@ impl Recent {
         (self.within(window, second), self.0[0])
     }
 
-    /// In how many seconds fewer than `most` count.
+    /// The second of the latest failure, plus one.
+    pub(crate) fn latest(&self) -> u32 {
+        self.0[0]
+    }
+
+    /// Seconds until fewer than `most` failures count.
     pub(crate) fn frees_one_of(&self, most: usize, window: Window, second: u32) -> u64 {
         let last = most.checked_sub(1).and_then(|at| self.0.get(at)).copied().unwrap_or_default();
         (u64::from(last) + window.length.as_secs() + 1).saturating_sub(second.into())

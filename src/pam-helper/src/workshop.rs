@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use crate::control::{self, Heard, Word};
 use crate::job::{Job, News};
 use crate::limits::Standing;
-use crate::lockout::Lockout;
+use crate::lockout::Locks;
 use crate::log::{Level, Line};
 use crate::pending::Pending;
 use crate::places::Places;
@@ -87,8 +87,8 @@ impl Workshop {
         self.templates.is_usable(service)
     }
 
-    pub(crate) fn lockout(&self) -> Option<Lockout> {
-        self.templates.lockout()
+    pub(crate) fn locks(&self) -> &Locks {
+        self.templates.locks()
     }
 
     /// How many workers there are now, and what they take.

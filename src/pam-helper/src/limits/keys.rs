@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use hmac_sha256::HMAC;
-use pamrelay_authwire::{Question, network, spelling};
+use pamrelay_authwire::{Question, network, site, spelling};
 
 use crate::table::Key;
 
@@ -16,6 +16,10 @@ pub(crate) struct Keys {
     pub(super) account: Key,
     /// An IPv4 address or an IPv6 /64.
     pub(super) network: Key,
+    /// The IPv4 /24 or IPv6 /48 around it.
+    pub(super) site: Key,
+    /// Account and network together.
+    pub(super) place: Key,
     /// Both together, for this very name and service: a guest of the same name in another realm is somebody else.
     pub(super) pair: Key,
     /// The password for this very name and service.
@@ -30,6 +34,10 @@ impl Keys {
 
     pub(crate) fn is_of_network_of(&self, other: &Self) -> bool {
         self.network == other.network
+    }
+
+    pub(crate) fn is_of_site_of(&self, other: &Self) -> bool {
+        self.site == other.site
     }
 }
 
@@ -48,6 +56,8 @@ impl Hasher {
         Keys {
             account: account_key,
             network: self.network(peer),
+            site: self.site(peer),
+            place: self.key(b"place", &[&octets(peer), spelling::account(user).as_bytes()]).beside(account_key),
             pair: self.key(b"pair", &[&octets(peer), b"\0", service.as_bytes(), b"\0", &name]).beside(account_key),
             password: self.key(b"password", &[service.as_bytes(), b"\0", &name, b"\0", password]),
         }
@@ -59,6 +69,10 @@ impl Hasher {
 
     pub(super) fn network(&self, peer: IpAddr) -> Key {
         self.key(b"network", &[&octets(peer)])
+    }
+
+    pub(super) fn site(&self, peer: IpAddr) -> Key {
+        self.key(b"site", &[&Question::peer_bytes(site(peer))])
     }
 
     fn key(&self, kind: &[u8], parts: &[&[u8]]) -> Key {

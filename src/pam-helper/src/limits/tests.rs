@@ -3,11 +3,20 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
+use crate::lockout::Lockout;
+use crate::window::Window;
 
 fn limits(variables: &[(&str, &str)]) -> (Limits, Instant) {
     let variables = variables.iter().map(|(name, value)| (format!("PAMRELAY_{name}"), (*value).to_owned()));
     let start = Instant::now();
     (Limits::new(&Settings::read(variables).unwrap(), [7; 32], start), start)
+}
+
+/// The same where no back end locks accounts.
+fn without_locks(variables: &[(&str, &str)]) -> (Limits, Instant) {
+    let (mut limits, now) = limits(variables);
+    assert!(matches!(limits.heed(&Locks::default()), Some(Rule::Pauses(_))));
+    (limits, now)
 }
 
 /// A question with a password that nobody has said before.
@@ -124,17 +133,162 @@ fn an_account_is_forgiven_when_its_failures_leave_the_window() {
 #[test]
 fn a_lock_out_in_the_stack_makes_the_limit_stricter_and_never_looser() {
     let (mut limits, now) = limits(&[("FAILURES_PER_SECOND", "100000")]);
-    let lockout = |failures, minutes| Some(Lockout { failures, window: minutes * MINUTE });
+    let lockout = |failures, minutes| Locks { faillock: Some(Lockout { failures, window: minutes * MINUTE }), perhaps: None };
+    let cautious = Rule::Window(Window { most: 4, length: 30 * MINUTE });
 
-    assert!(limits.keep_below(lockout(3, 60)).is_some());
+    assert!(limits.heed(&lockout(3, 60)).is_some());
     assert_eq!(guesses_at_many(&mut limits, "alice", 100, now), 1);
     fail_at(&mut limits, "alice", now);
     assert_eq!(limits.failures_of(&account(&limits, "alice"), now + 59 * MINUTE), 2);
-    assert!(limits.keep_below(lockout(3, 60)).is_none(), "no news");
-    limits.keep_below(lockout(100, 1));
-    assert_eq!((limits.per_account.most, limits.per_account.length), (4, 30 * MINUTE));
-    limits.keep_below(None);
-    assert_eq!((limits.per_account.most, limits.per_account.length), (4, 30 * MINUTE));
+    assert!(limits.heed(&lockout(3, 60)).is_none(), "no news");
+    limits.heed(&lockout(100, 1));
+    assert_eq!(limits.per_account(), cautious);
+    limits.heed(&Locks { faillock: None, perhaps: Some("pam_ldap.so".into()) });
+    assert_eq!(limits.per_account(), cautious, "who knows what the directory does");
+}
+
+#[test]
+fn pauses_hold_only_where_nothing_locks_and_nobody_chose_a_limit() {
+    let directory = Locks { faillock: None, perhaps: Some("pam_sss.so".into()) };
+    let faillock = Locks { faillock: Some(Lockout { failures: 3, window: 15 * MINUTE }), perhaps: None };
+    let window = |most| Rule::Window(Window { most, length: 30 * MINUTE });
+    let pauses = Rule::Pauses(30 * MINUTE);
+    for (variables, locks, rule) in [
+        (&[][..], &Locks::default(), pauses),
+        (&[], &directory, window(4)),
+        (&[], &faillock, window(2)),
+        (&[("LOCKOUT", "none")], &directory, pauses),
+        (&[("LOCKOUT", "none")], &faillock, window(2)),
+        (&[("ACCOUNT_FAILURES", "4")], &Locks::default(), window(4)),
+        (&[("ACCOUNT_FAILURES", "0")], &Locks::default(), window(usize::MAX)),
+        (&[("ACCOUNT_FAILURES", "10"), ("LOCKOUT", "none")], &directory, window(10)),
+    ] {
+        let (mut limits, _) = limits(variables);
+        limits.heed(locks);
+
+        assert_eq!(limits.per_account(), rule, "{variables:?} {locks:?}");
+    }
+}
+
+#[test]
+fn at_home_a_new_password_may_be_mistyped_five_times_and_then_costs_seconds() {
+    let (mut limits, now) = without_locks(&[]);
+    limits.accepted(&account(&limits, "alice"), now);
+
+    for _ in 0..4 {
+        assert_eq!(room(&limits, &account(&limits, "alice"), now), Room::Now);
+        fail_at(&mut limits, "alice", now);
+    }
+    assert_eq!(room(&limits, &account(&limits, "alice"), now), Room::Now, "one accept, four wrong, then the right password");
+    fail_at(&mut limits, "alice", now);
+    assert_eq!(room(&limits, &account(&limits, "alice"), now), Room::Never(Reason::AccountFailures));
+    let waits = limits.account_from(&account(&limits, "alice"), now).unwrap();
+    assert!(waits.failures == 5 && waits.wait <= Duration::from_secs(11), "{waits:?}");
+    assert_eq!(room(&limits, &account(&limits, "alice"), now + waits.wait), Room::Now);
+    fail_at(&mut limits, "alice", now + waits.wait);
+    assert_eq!(room(&limits, &account(&limits, "alice"), now + waits.wait + MINUTE / 2), Room::Now, "twenty seconds after six");
+}
+
+#[test]
+fn on_the_first_day_of_a_journey_three_mistakes_cost_seconds() {
+    let (mut limits, now) = without_locks(&[]);
+
+    (0..3).for_each(|_| fail_at(&mut limits, "alice", now));
+
+    assert_eq!(room(&limits, &account(&limits, "alice"), now), Room::Never(Reason::AccountFailures));
+    assert_eq!(room(&limits, &account(&limits, "alice"), now + Duration::from_secs(11)), Room::Now);
+    assert!(limits.release_account("alice"));
+    assert_eq!(room(&limits, &account(&limits, "alice"), now), Room::Now, "and none of it if root says so");
+}
+
+#[test]
+fn one_guesser_holds_up_others_for_seconds_and_the_owner_not_at_all() {
+    let (mut limits, start) = without_locks(&[("FAILURES_PER_SECOND", "100000")]);
+    limits.accepted(&account(&limits, "alice"), start);
+    let (mut asked, mut held_up) = (0, 0);
+
+    for second in 0..3600 {
+        let now = start + Duration::from_secs(second);
+        let guess = from(&limits, "198.51.100.1", "alice");
+        while room(&limits, &guess, now) == Room::Now {
+            fail(&mut limits, &guess, now);
+            asked += 1;
+        }
+        held_up += u32::from(room(&limits, &from(&limits, "203.0.113.9", "alice"), now) != Room::Now);
+        assert_eq!(room(&limits, &account(&limits, "alice"), now), Room::Now);
+    }
+
+    assert!((10..=22).contains(&asked), "{asked} guesses of one network in an hour");
+    assert!(held_up <= 60, "{held_up} seconds of an hour");
+}
+
+#[test]
+fn guesses_from_many_networks_for_hours_are_bounded_and_the_owner_logs_in_at_home() {
+    let (mut limits, start) = without_locks(&[("FAILURES_PER_SECOND", "100000"), ("PEER_FAILURES_PER_MINUTE", "0")]);
+    limits.accepted(&account(&limits, "alice"), start);
+    let mut asked = 0;
+
+    for step in 0..6 * 720 {
+        let now = start + Duration::from_secs(5 * step);
+        asked += guesses_at_many(&mut limits, "alice", 40, now);
+        assert_eq!(room(&limits, &account(&limits, "alice"), now), Room::Now);
+    }
+
+    assert!(asked <= 6 * 40, "{asked} guesses in six hours");
+}
+
+#[test]
+fn parallel_guesses_count_like_others_where_there_are_pauses() {
+    let (limits, now) = without_locks(&[]);
+    let mut under_way: Vec<Keys> = Vec::new();
+    let mut rooms = Vec::new();
+    for n in 0..10 {
+        let guess = from(&limits, &format!("198.51.100.{n}"), "alice");
+        rooms.push(limits.room(&guess, under_way.iter(), now));
+        if rooms[n] == Room::Now {
+            under_way.push(guess);
+        }
+    }
+
+    assert_eq!(rooms[..3], [Room::Now; 3]);
+    assert_eq!(rooms[3..], [Room::Later; 7]);
+}
+
+#[test]
+fn a_rule_that_changes_forgets_no_failure() {
+    let (mut limits, now) = without_locks(&[]);
+    guesses_at_many(&mut limits, "alice", 100, now);
+    limits.accepted(&account(&limits, "alice"), now);
+    (0..2).for_each(|_| fail_at(&mut limits, "alice", now));
+
+    limits.heed(&Locks { faillock: Some(Lockout { failures: 5, window: 15 * MINUTE }), perhaps: None });
+
+    assert_eq!(limits.failures_of(&account(&limits, "alice"), now), 5);
+    assert_eq!(room(&limits, &account(&limits, "alice"), now), Room::Never(Reason::AccountFailures));
+}
+
+#[test]
+fn a_site_of_many_networks_leaves_something_to_others() {
+    for site in ["2001:db8:1", "198.51.100"] {
+        let (mut limits, now) = without_locks(&[]);
+        let mut asked = 0;
+        for n in 0..250 {
+            let peer = if site.contains(':') { format!("{site}:{n:x}::1") } else { format!("{site}.{n}") };
+            asked += guesses(&mut limits, &peer, now);
+        }
+
+        assert_eq!(asked, 100, "half of the 200 that may fail at once: {site}");
+        let inside = if site.contains(':') { "2001:db8:1:ffff::9" } else { "198.51.100.254" };
+        assert_eq!(room(&limits, &from(&limits, inside, "alice"), now), Room::Never(Reason::PeerFailures));
+        for outside in ["2001:db8:2::1", "198.51.101.1"] {
+            assert_eq!(room(&limits, &from(&limits, outside, "alice"), now), Room::Now, "{outside}");
+        }
+        assert!(limits.site(inside.parse().unwrap(), now).is_some());
+        limits.accepted(&from(&limits, inside, "alice"), now);
+        assert_eq!(room(&limits, &from(&limits, inside, "alice"), now), Room::Now, "known there");
+        assert!(limits.release_network(inside.parse().unwrap()));
+        assert_eq!(room(&limits, &from(&limits, inside, "bob"), now), Room::Now);
+    }
 }
 
 #[test]
@@ -234,7 +388,13 @@ fn answered(limits: &mut Limits, asked: &Keys, refused: Refused, now: Instant) -
 
 #[test]
 fn a_name_that_pam_does_not_know_is_answered_as_one_that_it_knows() {
-    let (mut limits, now) = limits(&[("FAILURES_PER_SECOND", "100000")]);
+    let unlimited = &[("FAILURES_PER_SECOND", "100000")];
+    for (limits, now) in [limits(unlimited), without_locks(unlimited)] {
+        is_answered_alike(limits, now);
+    }
+}
+
+fn is_answered_alike(mut limits: Limits, now: Instant) {
     let mut random = 1u64;
     let mut dice = |sides: u64| {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -357,7 +517,7 @@ fn what_is_released_may_try_again() {
 
 #[test]
 fn nought_is_no_limit_for_accounts() {
-    let (mut limits, now) = limits(&[("ACCOUNT_FAILURES", "0"), ("FAILURES_PER_SECOND", "100000")]);
+    let (mut limits, now) = limits(&[("ACCOUNT_FAILURES", "0"), ("FAILURES_PER_SECOND", "100000"), ("PEER_FAILURES_PER_MINUTE", "0")]);
 
     assert_eq!(guesses_at_many(&mut limits, "alice", 500, now), 500);
 }
@@ -465,6 +625,7 @@ fn an_account_accepted_lately_passes_the_other_limits_there() {
 
     for host in 1..=50 {
         guesses(&mut limits, &format!("192.0.2.{host}"), now);
+        guesses(&mut limits, &format!("203.0.{host}.1"), now);
     }
 
     assert_eq!(room(&limits, &from(&limits, "192.0.2.1", "bob"), now), Room::Never(Reason::PeerFailures));
