@@ -35,6 +35,9 @@ pub(crate) struct Opening {
     features: Features,
     /// What AUTH sends at each 334, the last one first; wiped when dropped.
     parts: Vec<Zeroizing<String>>,
+    /// The secret in each form in which it went out or is going to: some servers repeat a command
+    /// that they refuse, and their words are logged.
+    said: Vec<Zeroizing<String>>,
 }
 
 /// Whether the connection is encrypted by now.
@@ -81,10 +84,14 @@ impl Opening {
     /// `cover` is `Encrypted` where TLS came before the first octet of SMTP.
     pub(crate) fn new(hostname: &str, demand: TlsDemand, cover: Cover, login: Wish) -> Self {
         let (hostname, stage) = (hostname.to_owned(), Stage::Banner);
-        Self { hostname, demand, start: cover, cover, login, stage, features: Features::default(), parts: Vec::new() }
+        Self { hostname, demand, start: cover, cover, login, stage, features: Features::default(), parts: Vec::new(), said: Vec::new() }
     }
 
     pub(crate) fn reply(&mut self, reply: &Reply<'_>, out: &mut Vec<u8>) -> Result<Step, Trouble> {
+        self.answer(reply, out).map_err(|trouble| self.placed(trouble))
+    }
+
+    fn answer(&mut self, reply: &Reply<'_>, out: &mut Vec<u8>) -> Result<Step, Trouble> {
         match self.stage {
             Stage::Banner if reply.is(220) => Ok(self.hello("EHLO", Stage::Ehlo, out)),
             Stage::Ehlo if reply.meaning() == Meaning::Yes => {
@@ -111,10 +118,7 @@ impl Opening {
                 self.stage = Stage::Secret;
                 Ok(Step::Secret)
             }
-            // Whatever a server does at this word except begin TLS: the driver decides whether it
-            // may go on without.
-            Stage::StartTls => Err(Trouble::of_reply(self.doing(), reply).of_kind(Kind::NoTls)),
-            Stage::Banner | Stage::Ehlo | Stage::Helo | Stage::Auth => Err(Trouble::of_reply(self.doing(), reply)),
+            Stage::Banner | Stage::Ehlo | Stage::Helo | Stage::StartTls | Stage::Auth => Err(Trouble::of_reply(self.doing(), reply)),
             Stage::Handshake | Stage::Secret | Stage::Ready => Err(Trouble::protocol("the server spoke out of turn")),
         }
     }
@@ -135,14 +139,19 @@ impl Opening {
         self.stage == Stage::StartTls
     }
 
-    /// A connection that broke at this stage, as what it means for TLS. A server that hangs up or
-    /// stays silent at STARTTLS has not begun it. One that hangs up before its first word through
-    /// TLS has refused our side of the handshake: TLS 1.3 has no earlier place for that.
+    /// The trouble of a connection that ends at this stage, as what it means for TLS, and without
+    /// what was sent to log in. A server that refuses STARTTLS, hangs up or stays silent at it has
+    /// not begun TLS. One that hangs up before its first word through TLS has refused our side of
+    /// the handshake: TLS 1.3 has no earlier place for that.
     pub(crate) fn placed(&self, trouble: Trouble) -> Trouble {
-        match (self.stage, self.cover, self.start, trouble.kind) {
-            (Stage::StartTls, _, _, _) => trouble.of_kind(Kind::NoTls),
-            (Stage::Ehlo, Cover::Encrypted, Cover::Clear, Kind::Lost) => trouble.of_kind(Kind::Handshake),
-            _ => trouble,
+        let trouble = trouble.without(&self.said);
+        let just_secured = (self.stage, self.cover, self.start) == (Stage::Ehlo, Cover::Encrypted, Cover::Clear);
+        if self.stage == Stage::StartTls {
+            trouble.of_kind(Kind::NoTls)
+        } else if just_secured && trouble.kind == Kind::Lost {
+            trouble.of_kind(Kind::Handshake)
+        } else {
+            trouble
         }
     }
 
@@ -168,6 +177,7 @@ impl Opening {
         if self.features.auth_plain {
             let plain = Zeroizing::new(format!("\0{user}\0{}", secret.as_str()));
             let plain = encoded(&plain);
+            self.said = vec![secret.clone(), plain.clone()];
             out.extend_from_slice(b"AUTH PLAIN");
             if out.len() + 1 + plain.len() + 2 <= COMMAND_LIMIT {
                 out.push(b' ');
@@ -179,6 +189,7 @@ impl Opening {
         } else {
             out.extend_from_slice(b"AUTH LOGIN");
             self.parts = vec![encoded(secret), encoded(user)];
+            self.said = vec![secret.clone(), encoded(secret)];
         }
         out.extend_from_slice(b"\r\n");
         if self.parts.iter().any(|part| part.len() + 2 > AUTH_LIMIT) {
@@ -225,6 +236,7 @@ impl Opening {
     }
 
     fn ready(&mut self) -> Step {
+        self.said.clear();
         self.stage = Stage::Ready;
         Step::Ready(self.features)
     }
@@ -448,6 +460,34 @@ mod tests {
             let trouble = play.logs_in_with(&"p".repeat(9300)).unwrap_err();
 
             assert_eq!(trouble.account("r").status.to_string(), "4.3.5");
+        }
+    }
+
+    #[test]
+    fn a_server_that_repeats_the_login_does_not_bring_the_secret_into_logs_and_reports() {
+        let secret = "correct horse battery";
+        for offer in ["x\nAUTH PLAIN", "x\nAUTH LOGIN"] {
+            let login = |text: &str| {
+                let mut play = Play::new(TlsDemand::Required, Cover::Encrypted, Wish::Login);
+                play.hears(220, "").unwrap();
+                play.hears(250, offer).unwrap();
+                play.logs_in_with(secret).unwrap();
+                while play.said() == "AUTH LOGIN\r\n" || play.said() == "dXM=\r\n" {
+                    play.hears(334, "").unwrap();
+                }
+                let line = play.said().trim_end().to_owned();
+                let cut = line.get(..line.len() - 7).unwrap().to_owned();
+                let text = text.replace("LINE", &line).replace("CUT", &cut).replace("SECRET", secret);
+                (play.hears(501, &text).unwrap_err().account("r").diagnostic, line)
+            };
+            for text in ["5.5.4 bad command: LINE", "bad: \"LINE\"", "bad: CUT", "<SECRET>"] {
+                let (words, line) = login(text);
+
+                let code = line.rsplit(' ').next().unwrap();
+                assert!(words.starts_with("501 ") && words.contains("(hidden)"), "{text} {words}");
+                assert!(!words.contains(secret) && !words.contains(&code[8..18]), "{text} {words}");
+            }
+            assert_eq!(login("5.7.8 wrong password").0, "501 5.7.8 wrong password (in reply to AUTH)");
         }
     }
 

@@ -3,9 +3,16 @@
 use std::io;
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use super::reply::{Meaning, Reply, ReplyError};
 use crate::delivery::job::{Account, Origin, PassedOn};
 use crate::smtp::status::{Class, EnhancedStatus};
+
+/// Instead of a word that may be a part of a password.
+const HIDDEN: &str = "(hidden)";
+/// Octets in a row that a word shares with a password only when it repeats it.
+const RUN: usize = 8;
 
 /// What went wrong with a server before or between transactions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,6 +118,23 @@ impl Trouble {
     /// arrive.
     pub(crate) fn after(mut self, words: &str) -> Self {
         self.words = format!("{}, after it had said: {words}", self.words);
+        self
+    }
+
+    /// The same with each word hidden that has one of these texts in it, or eight octets in a row
+    /// of one.
+    pub(crate) fn without(mut self, said: &[Zeroizing<String>]) -> Self {
+        for text in said.iter().filter(|text| !text.is_empty()) {
+            self.words = self.words.replace(text.as_str(), HIDDEN);
+        }
+        let repeats = |word: &str| {
+            let mut runs = word.as_bytes().windows(RUN);
+            runs.any(|run| said.iter().any(|text| memchr::memmem::find(text.as_bytes(), run).is_some()))
+        };
+        if !said.is_empty() {
+            let words: Vec<&str> = self.words.split(' ').map(|word| if repeats(word) { HIDDEN } else { word }).collect();
+            self.words = words.join(" ");
+        }
         self
     }
 
