@@ -411,7 +411,7 @@ impl Relay {
 
     /// The `nth` line that has all these words.
     fn line(&self, nth: usize, words: &[&str]) -> String {
-        let until = Instant::now() + Duration::from_secs(30);
+        let until = Instant::now() + Duration::from_secs(120);
         loop {
             let found = self.log.lock().unwrap().iter().filter(|line| words.iter().all(|word| line.contains(word))).nth(nth).cloned();
             match found {
@@ -452,7 +452,7 @@ fn lives(pid: i32) -> bool {
 }
 
 fn wait_for(what: &str, done: impl Fn() -> bool) {
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + Duration::from_secs(120);
     while !done() {
         assert!(Instant::now() < until, "{what} did not come true");
         thread::sleep(Duration::from_millis(10));
