@@ -231,7 +231,7 @@ pub(crate) fn fatal(event: &'static str, error: &str) -> ! {
 /// Opens a directory that is real, ours and closed to others; makes it if it is missing.
 fn lawful_directory(path: &Path) -> Result<OwnedFd, SpoolError> {
     match std::fs::DirBuilder::new().mode(0o700).create(path) {
-        Ok(()) => {}
+        Ok(()) => sync_name(path)?,
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(source) => return Err(SpoolError::Missing { path: path.to_owned(), source }),
     }
@@ -251,6 +251,15 @@ fn lawful_directory(path: &Path) -> Result<OwnedFd, SpoolError> {
         return Err(SpoolError::Mode { path: path.to_owned(), found: meta.st_mode & 0o7777 });
     }
     Ok(directory)
+}
+
+/// Makes the name of a new directory durable, where its parent may be opened.
+fn sync_name(path: &Path) -> Result<(), SpoolError> {
+    let Some(parent) = path.parent().filter(|it| !it.as_os_str().is_empty()) else { return Ok(()) };
+    match File::open(parent).and_then(|it| it.sync_all()) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        done => done.map_err(|source| SpoolError::Io { what: "sync", path: parent.to_owned(), source }),
+    }
 }
 
 fn errno(error: &io::Error) -> Errno {
