@@ -359,7 +359,8 @@ pub const ROWS: &[Row] = &[
         key: "limits.login_timeout",
         wants: Wants::Duration { least: SECOND, most: HOUR },
         fallback: Value("2m"),
-        about: "How long a client may be connected before it has logged in.",
+        about: "How long a client may be connected before it has logged in. It is 15 seconds at most for those who come while more than three \
+                quarters of `sessions` are in use.",
     },
     Row {
         key: "spool",

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pamrelay_authwire::{network, site};
@@ -10,6 +11,8 @@ use pamrelay_authwire::{network, site};
 pub struct Door {
     most: Most,
     inside: Mutex<Inside>,
+    /// Whether more than three quarters of all sessions are there.
+    scarce: Arc<AtomicBool>,
 }
 
 /// The most sessions at once.
@@ -47,7 +50,16 @@ pub struct Seat {
 
 impl Door {
     pub fn new(most: Most) -> Arc<Self> {
-        Arc::new(Self { most, inside: Mutex::default() })
+        Arc::new(Self { most, inside: Mutex::default(), scarce: Arc::default() })
+    }
+
+    /// Turns true when sessions are scarce, and false again.
+    pub fn scarce(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.scarce)
+    }
+
+    fn note(&self, total: usize) {
+        self.scarce.store(total.saturating_mul(4) > self.most.in_all.saturating_mul(3), Ordering::Relaxed);
     }
 
     pub fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Seat, Crowded> {
@@ -67,6 +79,7 @@ impl Door {
         inside.by_address.insert(address, there + 1);
         inside.by_site.insert(site, around + 1);
         inside.total += 1;
+        self.note(inside.total);
         Ok(Seat { door: Arc::clone(self), address })
     }
 
@@ -79,6 +92,7 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut inside = self.door.inside.lock().unwrap_or_else(PoisonError::into_inner);
         inside.total = inside.total.saturating_sub(1);
+        self.door.note(inside.total);
         leave(&mut inside.by_address, self.address);
         leave(&mut inside.by_site, site(self.address));
     }
@@ -142,6 +156,19 @@ mod tests {
             drop(seats);
             assert!(door.enter(address(9)).is_ok());
         }
+    }
+
+    #[test]
+    fn sessions_are_scarce_above_three_quarters_and_not_below() {
+        let (door, address) = (door(100, 100, 100), ip("192.0.2.1"));
+        let scarce = door.scarce();
+
+        let mut seats: Vec<_> = (0..75).map(|_| door.enter(address).unwrap()).collect();
+        assert!(!scarce.load(Ordering::Relaxed));
+        seats.push(door.enter(address).unwrap());
+        assert!(scarce.load(Ordering::Relaxed));
+        seats.pop();
+        assert!(!scarce.load(Ordering::Relaxed));
     }
 
     #[test]

@@ -77,6 +77,7 @@ pub async fn serve(settings: FrontSettings, listeners: Vec<Listener>, ready: imp
         keys = meet_keys(settings.keys) => keys,
         _ = terminate.recv() => return Ok(()),
     };
+    let door = Door::new(settings.sessions);
     let front = Arc::new(Front {
         world: World {
             site: settings.site,
@@ -84,10 +85,11 @@ pub async fn serve(settings: FrontSettings, listeners: Vec<Listener>, ready: imp
             queue: Pool::new(settings.queue, crate::handoff::Limits::default()),
             limits: settings.limits,
             closing,
+            scarce: door.scarce(),
             strangers: Strangers::default(),
         },
         tls: Tls::new(keys.server_certs())?,
-        door: Door::new(settings.sessions),
+        door,
         // As many new ones in a second as there may be at once.
         arrivals: Arrivals::new(settings.sessions.per_address),
     });

@@ -12,6 +12,7 @@ mod wire;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -29,6 +30,8 @@ use crate::smtp::line::Cut;
 use crate::smtp::reply::{Refusal, Reply};
 use crate::smtp::{SessionId, session_id};
 
+/// Time for the login of those who come while sessions are scarce. A mail program needs a second or two.
+const HURRIED_LOGIN: Duration = Duration::from_secs(15);
 /// Lines that a client may say before it has logged in.
 const OF_STRANGER: u32 = 100;
 
@@ -40,6 +43,8 @@ pub struct World {
     pub limits: Limits,
     /// Turns true when the front end is asked to stop.
     pub closing: watch::Receiver<bool>,
+    /// Whether sessions are scarce: newcomers then have less time to log in.
+    pub scarce: Arc<AtomicBool>,
     /// What is logged of those who have not logged in.
     pub strangers: Strangers,
 }
@@ -68,6 +73,8 @@ pub struct Client<'a> {
     /// Who it is, as far as is known.
     pub who: Who,
     begun: Instant,
+    /// From the connection to the login.
+    login_timeout: Duration,
     /// Lines that came before the login.
     said: u32,
     /// Commands not understood or out of order, and refused logins, since the last message.
@@ -147,12 +154,24 @@ where
 
 impl<'a> Client<'a> {
     pub fn new(world: &'a World, peer: SocketAddr, listener: Arc<str>) -> Self {
-        Self { world, id: session_id::fresh(), peer, listener, who: Who::Stranger, begun: Instant::now(), said: 0, faults: 0 }
+        let configured = world.limits.login_timeout;
+        let login_timeout = if world.scarce.load(Ordering::Relaxed) { configured.min(HURRIED_LOGIN) } else { configured };
+        Self {
+            world,
+            id: session_id::fresh(),
+            peer,
+            listener,
+            who: Who::Stranger,
+            begun: Instant::now(),
+            login_timeout,
+            said: 0,
+            faults: 0,
+        }
     }
 
     /// When the client must have logged in.
     pub fn login_due(&self) -> Instant {
-        self.begun + self.world.limits.login_timeout
+        self.begun + self.login_timeout
     }
 
     /// How long a client may take to read what we say: no longer than it may be connected at all.
@@ -193,7 +212,7 @@ impl<'a> Client<'a> {
     fn patience(&self, who: Who, idle: Instant) -> (Instant, Refusal) {
         let limits = &self.world.limits;
         let (over, refusal) = match who {
-            Who::Stranger if limits.login_timeout < limits.session_timeout => (self.login_due(), Refusal::NO_LOGIN),
+            Who::Stranger if self.login_timeout < limits.session_timeout => (self.login_due(), Refusal::NO_LOGIN),
             Who::Stranger | Who::User => (self.begun + limits.session_timeout, Refusal::SESSION_OVER),
         };
         if idle < over { (idle, Refusal::IDLE) } else { (over, refusal) }
@@ -231,9 +250,26 @@ mod tests {
                 failure_floor: Duration::ZERO,
             },
             closing,
+            scarce: Arc::default(),
             strangers: Strangers::default(),
         };
         (world, close)
+    }
+
+    #[tokio::test]
+    async fn whoever_comes_while_sessions_are_scarce_has_less_time_to_log_in() {
+        let (mut world, _close) = world();
+        world.limits.login_timeout = Duration::from_secs(120);
+        let time = |world: &World| {
+            let client = Client::new(world, "192.0.2.1:1".parse().unwrap(), "submission".into());
+            client.login_due() - client.begun
+        };
+
+        assert_eq!(time(&world), Duration::from_secs(120));
+        world.scarce.store(true, Ordering::Relaxed);
+        assert_eq!(time(&world), Duration::from_secs(15));
+        world.limits.login_timeout = Duration::from_secs(5);
+        assert_eq!(time(&world), Duration::from_secs(5), "never longer than configured");
     }
 
     #[tokio::test]

@@ -71,6 +71,7 @@ async fn heard(mood: Mood, lines: &str) -> String {
             failure_floor: second,
         },
         closing,
+        scarce: Arc::default(),
         strangers: Strangers::default(),
     };
     let (mut ours, theirs) = tokio::io::duplex(64 * 1024);
