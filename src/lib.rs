@@ -8,8 +8,8 @@
 //!
 //! Around it: [`config`] is what may be said in the configuration, [`cli`] what may be said on the command line, [`run`]
 //! starts the roles and keeps them, [`sandbox`] closes a role in, [`guests`] are people without an account, `replace` writes
-//! files anew, `directory` makes directories and gives them away, [`watch`] reads files that others replace, `visible` makes
-//! text safe to look at, [`log`] says what happened.
+//! files anew, `directory` makes directories and gives them away, `sockets` binds what roles listen on, [`watch`] reads files
+//! that others replace, `visible` makes text safe to look at, [`log`] says what happened.
 #![forbid(unsafe_code)]
 // They panic when nobody reads; `cli::out` says what is to be said.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
@@ -32,5 +32,6 @@ pub mod run;
 pub mod sandbox;
 pub mod session;
 pub mod smtp;
+mod sockets;
 mod visible;
 pub mod watch;

@@ -163,6 +163,18 @@ impl Site {
         command
     }
 
+    /// The helper as somebody types it.
+    fn helper(&self) -> Command {
+        let at = self.directory.path().display();
+        let mut command = Command::new("unshare");
+        command.arg("--mount").args(["sh", "-ec"]).arg(format!(
+            "mount --bind {at}/passwd /etc/passwd; mount --bind {at}/group /etc/group; mount --bind {at}/pam.d /etc/pam.d; exec \"$@\""
+        ));
+        command.arg("sh").arg(Path::new(PROGRAM).with_file_name("pamrelay-auth"));
+        command.env("PAMRELAY_RUNTIME", self.path("run")).stdin(Stdio::null()).stdout(Stdio::null());
+        command
+    }
+
     fn output(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().unwrap()
     }
@@ -671,4 +683,126 @@ fn activate_changes_nothing_behind_a_link_and_names_the_element() {
         fs::remove_file(site.path("run").join(name)).unwrap();
         fs::rename(site.path("aside"), site.path("run").join(name)).unwrap();
     }
+}
+
+#[test]
+fn what_is_started_beside_a_relay_is_refused_and_takes_no_socket() {
+    if root_is_missing("what_is_started_beside_a_relay_is_refused_and_takes_no_socket") {
+        return;
+    }
+    let site = Site::new("");
+    let relay = Relay::start(&site);
+    relay.line(0, &["event=ready"]);
+    let sockets = || ["jail/auth", "jail/keys", "jail/queue", "keys"].map(|name| fs::metadata(site.path("run").join(name)).unwrap().ino());
+    let before = sockets();
+
+    let keys = site.output(&["keys"]);
+    let queue = site.output(&["queue"]);
+    let helper = site.helper().output().unwrap();
+    let activated = site.output(&["activate"]);
+    fs::remove_file(site.path("run/supervisor.pid")).unwrap();
+    let second = site.output(&["run"]);
+
+    let us = format!("(pid {})", relay.supervisor.id());
+    for (what, output) in [("keys", &keys), ("helper", &helper), ("run", &second)] {
+        assert!(!output.status.success() && said(output).contains(&us) && said(output).contains("answers"), "{what}: {}", said(output));
+    }
+    assert!(!queue.status.success() && said(&queue).contains("in use by another process"), "{}", said(&queue));
+    assert_eq!(activated.status.code(), Some(69), "{}", said(&activated));
+    assert_eq!(second.status.code(), Some(69));
+    assert_eq!(sockets(), before);
+}
+
+#[test]
+fn a_relay_beside_a_helper_that_was_started_by_hand_is_refused() {
+    if root_is_missing("a_relay_beside_a_helper_that_was_started_by_hand_is_refused") {
+        return;
+    }
+    let site = Site::new("");
+    assert_eq!(site.output(&["activate"]).status.code(), Some(0));
+    let mut helper = site.helper().spawn().unwrap();
+    let until = Instant::now() + Duration::from_secs(10);
+    while std::os::unix::net::UnixStream::connect(site.path("run/jail/auth")).is_err() && Instant::now() < until {
+        thread::sleep(Duration::from_millis(20));
+    }
+
+    let outputs = [site.output(&["run"]), site.output(&["activate"]), site.helper().output().unwrap()];
+    helper.kill().unwrap();
+    helper.wait().unwrap();
+
+    for output in outputs {
+        assert!(!output.status.success() && said(&output).contains("jail/auth") && said(&output).contains("answers"), "{}", said(&output));
+    }
+}
+
+#[test]
+fn the_number_of_a_supervisor_that_has_gone_is_sent_no_signal() {
+    if root_is_missing("the_number_of_a_supervisor_that_has_gone_is_sent_no_signal") {
+        return;
+    }
+    let site = Site::new("");
+    let relay = Relay::start(&site);
+    relay.line(0, &["event=ready"]);
+    let pid_file = site.path("run/supervisor.pid");
+    assert_eq!(fs::metadata(&pid_file).unwrap().mode() & 0o7777, 0o600);
+    relay.signal(Signal::SIGTERM);
+    relay.line(0, &["event=ended"]);
+    let until = Instant::now() + Duration::from_secs(10);
+    while pid_file.exists() && Instant::now() < until {
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert!(!pid_file.exists(), "it is removed at the end");
+    // SIGHUP would end it.
+    let mut bystander = Command::new("sleep").arg("60").spawn().unwrap();
+    fs::write(&pid_file, format!("{}\n", bystander.id())).unwrap();
+
+    let asked = site.output(&["reload"]);
+    let lives = bystander.try_wait().unwrap().is_none();
+    bystander.kill().unwrap();
+    bystander.wait().unwrap();
+
+    assert_eq!(asked.status.code(), Some(69), "{}", said(&asked));
+    assert!(said(&asked).contains("no relay runs here") && lives);
+}
+
+#[test]
+fn a_reload_returns_when_the_restarted_roles_are_ready_and_a_second_waits_for_it() {
+    if root_is_missing("a_reload_returns_when_the_restarted_roles_are_ready_and_a_second_waits_for_it") {
+        return;
+    }
+    let site = Site::new("");
+    let relay = Relay::start(&site);
+    relay.line(0, &["event=ready"]);
+
+    site.write("limits: { bad_commands: 5 }\n");
+    let (first, second) = thread::scope(|scope| {
+        let other = scope.spawn(|| site.output(&["reload"]));
+        (site.output(&["reload"]), other.join().unwrap())
+    });
+
+    for output in [&first, &second] {
+        assert_eq!(output.status.code(), Some(0), "{}", said(output));
+    }
+    let state = fs::read_to_string(site.path("run/supervisor.pid")).unwrap();
+    assert!(state.contains("begun 2\ndone 2 ok\n"), "{state}");
+    let ready = relay.line(1, &["event=role_ready", "role=front"]);
+    let again = relay.line(1, &["event=reloaded"]);
+    assert!(ready <= again, "the second reload began when the front end of the first was ready: {ready} {again}");
+}
+
+#[test]
+fn a_relay_whose_role_cannot_start_ends_and_names_it() {
+    if root_is_missing("a_relay_whose_role_cannot_start_ends_and_names_it") {
+        return;
+    }
+    let site = Site::new("");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let text = fs::read_to_string(site.config()).unwrap().replace("127.0.0.1:0", &address);
+    fs::write(site.config(), text).unwrap();
+
+    let ended = site.output(&["run"]);
+
+    assert_eq!(ended.status.code(), Some(71), "{}", said(&ended));
+    assert!(said(&ended).contains("the role front cannot start") && said(&ended).contains(&address), "{}", said(&ended));
 }

@@ -18,6 +18,7 @@ mod password;
 mod queue;
 mod reload;
 mod roles;
+mod umbrella;
 
 use crate::config::{ACTIVE, Config, Mistakes, PATH};
 use crate::run::{self, activate::Accepted, child};
@@ -140,8 +141,20 @@ enum Command {
     Reload(ConfigFile),
     /// Accept the configuration without starting anything
     ///
-    /// Checks it, makes the directories in /run/pamrelay and writes the accepted copy. The unit pamrelay.service does this when it starts.
-    Activate(ConfigFile),
+    /// Checks it, makes the directories in /run/pamrelay and writes the accepted copies. The unit pamrelay-activate.service does this before the
+    /// roles start.
+    Activate {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// If the file is broken, keep the configuration that was accepted before, if there is one, and say so
+        #[arg(long)]
+        or_keep: bool,
+    },
+    /// Watch the units of systemd: the process of pamrelay.service
+    ///
+    /// READY when all four roles are; ends when one of them cannot start or stays down, and says why.
+    #[command(hide = true)]
+    WatchUnits(ConfigFile),
     /// The role that speaks SMTP with mail clients
     ///
     /// Started by pamrelay-front.service or `pamrelay run`, not by hand.
@@ -170,8 +183,8 @@ enum Command {
     WatchFiles(ActiveFile),
     #[command(name = child::SUBCOMMAND, hide = true)]
     RoleExec {
-        #[arg(long)]
-        socket: bool,
+        #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(..=2))]
+        sockets: u8,
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
     },
@@ -219,7 +232,10 @@ fn obey(command: Command) -> Result<Status, Failure> {
         Command::Run(file) => relay(&file.config),
         Command::Check { file, json } => Ok(check::main(&file.config, if json { check::Form::Json } else { check::Form::Words })),
         Command::Reload(file) => reload::main(&file.config),
-        Command::Activate(file) => activate(&file.config).map(|_| Status::Ok),
+        Command::Activate { file, or_keep } => {
+            activate(&file.config, if or_keep { Broken::KeepTheLast } else { Broken::Refuse }).map(|()| Status::Ok)
+        }
+        Command::WatchUnits(file) => umbrella::main(&file.config),
         Command::Front(file) => roles::front(&file.path(run::Name::Front)),
         Command::Auth(ask) => auth::main(ask),
         Command::Guest(ask) => guest::main(ask),
@@ -227,10 +243,10 @@ fn obey(command: Command) -> Result<Status, Failure> {
         Command::Queue { ask: Some(ask), .. } => queue::main(ask),
         Command::Keys(file) => roles::keys(&file.path(run::Name::Keys)),
         Command::WatchFiles(file) => roles::watch_files(&file.path(run::Name::Queue)),
-        Command::RoleExec { socket, command } => {
-            let socket = if socket { child::Socket::OnStdin } else { child::Socket::None };
+        Command::RoleExec { sockets, command } => {
+            let Some(sockets) = child::Sockets::of(sockets) else { return Err(Failure::new(Status::Usage, "too many sockets")) };
             let Some((program, arguments)) = command.split_first() else { return Err(Failure::new(Status::Usage, "no program")) };
-            Err(Failure::new(Status::System, child::exec(program, arguments, socket)))
+            Err(Failure::new(Status::System, child::exec(program, arguments, sockets)))
         }
     }
 }
@@ -254,18 +270,45 @@ fn relay(path: &Path) -> Result<Status, Failure> {
 fn failed_run(error: run::RunError) -> Failure {
     let status = match &error {
         run::RunError::NotRoot => Status::NotPermitted,
-        run::RunError::Running(_) => Status::Unavailable,
+        run::RunError::Running(_) | run::RunError::Units(_) | run::RunError::Answered(_) => Status::Unavailable,
+        run::RunError::CannotStart { status, .. } if status.code() == Some(Status::Config as i32) => Status::Config,
+        run::RunError::CannotStart { .. } => Status::System,
         run::RunError::Activate(_) | run::RunError::NoHelper(_) | run::RunError::Step { .. } => Status::System,
     };
     Failure::new(status, error)
 }
 
-fn activate(path: &Path) -> Result<Accepted, Failure> {
+/// What to do about a file that cannot be accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Broken {
+    Refuse,
+    KeepTheLast,
+}
+
+fn activate(path: &Path, broken: Broken) -> Result<(), Failure> {
     as_root("accept a configuration")?;
-    let accepted = accepted(path)?;
+    let accepted = match (accepted(path), broken) {
+        (Ok(accepted), _) => accepted,
+        (Err(failure), Broken::KeepTheLast) => kept(failure)?,
+        (Err(failure), Broken::Refuse) => return Err(failure),
+    };
+    run::may_be_activated(&accepted.config).map_err(failed_run)?;
     let failed = |error: run::activate::ActivateError| Failure::new(Status::System, error);
-    accepted.activate(run::activate::Accounts::look_up().map_err(failed)?).map_err(failed)?;
-    Ok(accepted)
+    accepted.activate(run::activate::Accounts::look_up().map_err(failed)?).map_err(failed)
+}
+
+/// The configuration accepted before, of this boot: /run is empty after one. It must still fit the host.
+fn kept(failure: Failure) -> Result<Accepted, Failure> {
+    let Ok(before) = accepted(Path::new(ACTIVE)) else { return Err(failure) };
+    let mut err = io::stderr().lock();
+    for line in failure.words.lines() {
+        let _ = writeln!(err, "pamrelay: {line}");
+    }
+    let _ = writeln!(
+        err,
+        "pamrelay: the configuration is broken; the one accepted before stays in force until it is repaired (then: systemctl reload pamrelay)"
+    );
+    Ok(before)
 }
 
 fn as_root(what: &str) -> Result<(), Failure> {

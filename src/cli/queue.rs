@@ -180,7 +180,7 @@ pub(super) fn main(ask: Ask) -> Result<Status, Failure> {
 fn client(how: &How) -> Result<Client, Failure> {
     let config = how.relay.config()?;
     let until = Instant::now() + STARTING;
-    while !listens(&config.queue_control()) && run::running(&config.runtime_dir).is_some() && Instant::now() < until {
+    while !listens(&config.queue_control()) && run::runs(&config.runtime_dir) && Instant::now() < until {
         thread::sleep(Duration::from_millis(20));
     }
     Ok(Client::new(&config.queue_control()))

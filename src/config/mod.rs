@@ -219,6 +219,11 @@ impl Config {
         self.runtime_dir.join("jail")
     }
 
+    /// Where the key process answers the queue. The front end's socket is in the jail.
+    pub fn keys_for_queue(&self) -> PathBuf {
+        crate::keys::queue_socket(&self.jail().join("keys"))
+    }
+
     /// The accepted copy of this configuration.
     pub fn active(&self) -> PathBuf {
         self.runtime_dir.join("active")

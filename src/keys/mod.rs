@@ -21,6 +21,7 @@ use std::{
 use signal_hook::{consts::SIGHUP, iterator::Signals};
 
 use crate::sandbox::{self, Account, KeysCage, Notifier, Policy, SandboxError};
+use crate::sockets;
 
 pub mod client;
 pub mod law;
@@ -41,7 +42,7 @@ use store::{Store, StoreError, StoreSettings};
 /// All that the role needs to know.
 #[derive(Debug, Clone)]
 pub struct KeysSettings {
-    /// The socket, bound here only when none was passed in by LISTEN_FDS.
+    /// The front end's socket; the queue's is [`queue_socket`]. They are bound here only when none was passed in by LISTEN_FDS.
     pub listen: PathBuf,
     pub store: StoreSettings,
     /// Whom the role runs as.
@@ -57,6 +58,10 @@ pub enum KeysRunError {
     Listen { path: PathBuf, source: io::Error },
     #[error("cannot take the socket that was passed in: {0}")]
     Passed(io::Error),
+    #[error("the socket that was passed in, {0}, is neither the front end's nor the queue's")]
+    ForeignSocket(PathBuf),
+    #[error("no socket was passed in")]
+    NoSocket,
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
     #[error("the certificate directory is not in order:\n{0}")]
@@ -69,7 +74,7 @@ pub enum KeysRunError {
 
 /// The role's main: returns only when it cannot start.
 pub fn run(settings: KeysSettings) -> Result<std::convert::Infallible, KeysRunError> {
-    let listener = listener(&settings.listen)?; // 1. while binding is still allowed
+    let doors = doors(&settings.listen, settings.users)?; // 1. while binding is still allowed
     let notifier = Notifier::from_env(); // 2. its socket is connected now, there is no connecting later
     let caged = sandbox::keys(&KeysCage {
         account: settings.account.clone(),
@@ -93,18 +98,57 @@ pub fn run(settings: KeysSettings) -> Result<std::convert::Infallible, KeysRunEr
         move || watch_time(&ring)
     })?;
 
+    // A server for each door: its own connections and its own lines in the log.
+    let mut servers = doors.into_iter().map(|door| (Server::new(Arc::clone(&ring), door.users), door.listener));
+    let Some((server, listener)) = servers.next() else { return Err(KeysRunError::NoSocket) };
+    for (server, listener) in servers {
+        spawn("door", move || server.serve(&listener))?;
+    }
     notifier.ready();
-    Server::new(ring, settings.users).serve(&listener)
+    server.serve(&listener)
 }
 
-/// The socket of the role: the first passed in, else one bound here that every local process may reach (who
-/// asks is decided by SO_PEERCRED).
-fn listener(path: &Path) -> Result<UnixListener, KeysRunError> {
+/// The queue's socket stands beside the jail, which is the front end's.
+pub fn queue_socket(front: &Path) -> PathBuf {
+    front.parent().and_then(Path::parent).unwrap_or(Path::new("/")).join("keys")
+}
+
+/// One socket, and the one role that is answered there.
+struct Door {
+    path: PathBuf,
+    listener: UnixListener,
+    users: Users,
+}
+
+/// The sockets of the role: those passed in, each known by its path; else both are bound here.
+fn doors(front: &Path, users: Users) -> Result<Vec<Door>, KeysRunError> {
+    let wanted = [(front.to_owned(), users.front_alone(), users.front), (queue_socket(front), users.queue_alone(), users.queue)];
     let mut passed = listenfd::ListenFd::from_env();
-    if let Some(listener) = passed.take_unix_listener(0).map_err(KeysRunError::Passed)? {
-        return Ok(listener);
+    if passed.len() > 0 {
+        return doors_from(&mut passed, wanted);
     }
-    server::bind(path).map_err(|source| KeysRunError::Listen { path: path.to_path_buf(), source })
+    let lock = front.parent().and_then(Path::parent).map(|runtime| runtime.join(sockets::LOCK));
+    let bound = wanted.into_iter().map(|(path, users, uid)| match server::bind_for(&path, uid, lock.as_deref()) {
+        Ok(listener) => Ok(Door { path, listener, users }),
+        Err(source) => Err(KeysRunError::Listen { path, source }),
+    });
+    bound.collect()
+}
+
+fn doors_from(passed: &mut listenfd::ListenFd, wanted: [(PathBuf, Users, u32); 2]) -> Result<Vec<Door>, KeysRunError> {
+    let mut doors: Vec<Door> = Vec::new();
+    for index in 0..passed.len() {
+        let Some(listener) = passed.take_unix_listener(index).map_err(KeysRunError::Passed)? else { continue };
+        let path = listener.local_addr().map_err(KeysRunError::Passed)?.as_pathname().map(Path::to_owned);
+        match wanted.iter().find(|(wanted, ..)| path.as_ref() == Some(wanted)) {
+            Some((path, users, _)) => doors.push(Door { path: path.clone(), listener, users: *users }),
+            None => return Err(KeysRunError::ForeignSocket(path.unwrap_or_default())),
+        }
+    }
+    for (path, ..) in wanted.iter().filter(|(path, ..)| doors.iter().all(|door| door.path != *path)) {
+        tracing::warn!(event = "socket_not_passed", path = %path.display(), effect = "the role that asks there gets no answer");
+    }
+    Ok(doors)
 }
 
 fn reload_on(mut signals: Signals, ring: &Ring, settings: &StoreSettings) {

@@ -2,14 +2,12 @@
 //!
 //! Invariant: a peer's rights come from the kernel (SO_PEERCRED), once, when it connects; a peer that sends what
 //! is no question, or asks for what is not its own, is answered no and dropped. Connections are counted before
-//! a thread is made for one.
+//! a thread is made for one. Each asker has a socket of its own, which only it (and root) can connect to, and which
+//! answers nobody else.
 
 use std::{
     io::{self, Write},
-    os::unix::{
-        fs::{FileTypeExt, PermissionsExt},
-        net::{UnixListener, UnixStream},
-    },
+    os::unix::net::{UnixListener, UnixStream},
     path::Path,
     sync::{
         Arc, Mutex, PoisonError,
@@ -20,6 +18,8 @@ use std::{
 };
 
 use rustls::SignatureScheme;
+
+use crate::sockets::{self, Askers};
 
 use super::{
     ring::Ring,
@@ -64,15 +64,32 @@ pub struct Server {
     lines: Mutex<(Instant, u32)>,
 }
 
-/// Binds the socket where nobody passed one in: in tests and by hand. Every local process may connect, and
-/// learns nothing: who asks is decided by the kernel's word.
-pub fn bind(path: &Path) -> io::Result<UnixListener> {
-    if std::fs::symlink_metadata(path).is_ok_and(|it| it.file_type().is_socket()) {
-        std::fs::remove_file(path)?; // left by one that ended
+impl Users {
+    /// No account has this uid.
+    const NOBODY: u32 = u32::MAX;
+
+    /// The users of the socket that is the front end's.
+    pub(super) fn front_alone(self) -> Self {
+        Self { queue: Self::NOBODY, ..self }
     }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
-    Ok(listener)
+
+    /// The users of the socket that is the queue's.
+    pub(super) fn queue_alone(self) -> Self {
+        Self { front: Self::NOBODY, ..self }
+    }
+}
+
+/// Binds a socket where nobody passed one in, for whoever runs this process: in tests and by hand.
+pub fn bind(path: &Path) -> io::Result<UnixListener> {
+    sockets::bind(path, Askers::default(), None)
+}
+
+/// The same for one asker, whose socket it becomes as far as this process may give it away. Nobody else can even connect.
+pub(super) fn bind_for(path: &Path, asker: u32, lock: Option<&Path>) -> io::Result<UnixListener> {
+    let is_root = rustix::process::geteuid().is_root();
+    let group = nix::unistd::User::from_uid(asker.into()).ok().flatten().map(|user| user.gid.as_raw());
+    let askers = if is_root { Askers { uid: Some(asker), gid: group } } else { Askers::default() };
+    sockets::bind(path, askers, lock.filter(|_| is_root))
 }
 
 impl Asker {

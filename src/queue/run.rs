@@ -32,6 +32,7 @@ use super::tickets::TicketBook;
 use crate::delivery::job::{Job, Outcomes};
 use crate::sandbox::Notifier;
 use crate::smtp::address::Mailbox;
+use crate::sockets::{self, Askers};
 
 /// All that the role needs to know.
 #[derive(Clone)]
@@ -157,12 +158,8 @@ fn listener(settings: &QueueSettings) -> Result<UnixListener, RunError> {
     let listener = match passed {
         Some(listener) => listener,
         None => {
-            if let Err(error) = std::fs::remove_file(&settings.handoff)
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                return Err(failed(error));
-            }
-            std::os::unix::net::UnixListener::bind(&settings.handoff).map_err(failed)?
+            // The database's lock stands around this: there is no second queue with this spool.
+            sockets::bind(&settings.handoff, Askers::default(), None).map_err(failed)?
         }
     };
     listener.set_nonblocking(true).map_err(failed)?;

@@ -56,6 +56,11 @@ impl Accepted {
         Ok(Self { config: Config::parse(&text, path)?, text })
     }
 
+    /// Whether the other was read from the same text.
+    pub fn reads_like(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+
     /// Directories first, then the copies.
     pub fn activate(&self, accounts: Accounts) -> Result<(), ActivateError> {
         prepare(&self.config, accounts)?;

@@ -1,11 +1,12 @@
 //! The step between the supervisor and a role: the same process before it becomes the role.
 //!
-//! The supervisor hands the role's socket over as standard input, the one descriptor that can be passed without unsafe code; here it becomes
-//! descriptor 3 as the protocol of sd_listen_fds(3) wants it. Nothing else stays open, and the role dies with its supervisor.
+//! The supervisor hands the role's sockets over as standard input and, where there is a second, standard output: those can be passed without
+//! unsafe code. Here they become descriptors 3 and 4 as the protocol of sd_listen_fds(3) wants it. Nothing else stays open, and the role dies
+//! with its supervisor.
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -19,14 +20,19 @@ pub const SUBCOMMAND: &str = "role-exec";
 pub const SUPERVISED: &str = "PAMRELAY_SUPERVISED";
 
 /// Becomes the role's program. Returns only if that fails.
-pub fn exec(program: &OsString, arguments: &[OsString], socket: Socket) -> io::Error {
-    let error = match prepare(socket) {
+pub fn exec(program: &OsString, arguments: &[OsString], sockets: Sockets) -> io::Error {
+    let error = match prepare(sockets) {
         Ok(()) => {
             let mut command = Command::new(program);
             command.args(arguments);
-            if let Socket::OnStdin = socket {
+            let count = match sockets {
+                Sockets::None => None,
+                Sockets::OnStdin => Some("1"),
+                Sockets::OnStdinAndStdout => Some("2"),
+            };
+            if let Some(count) = count {
                 // Our own pid: exec keeps it.
-                command.env("LISTEN_FDS", "1").env("LISTEN_PID", std::process::id().to_string());
+                command.env("LISTEN_FDS", count).env("LISTEN_PID", std::process::id().to_string());
             }
             command.exec()
         }
@@ -35,28 +41,52 @@ pub fn exec(program: &OsString, arguments: &[OsString], socket: Socket) -> io::E
     io::Error::new(error.kind(), format!("cannot start {}: {error}", program.display()))
 }
 
-/// What standard input is.
+/// Where the role's sockets are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Socket {
-    OnStdin,
+pub enum Sockets {
     None,
+    OnStdin,
+    OnStdinAndStdout,
 }
 
-fn prepare(socket: Socket) -> io::Result<()> {
+impl Sockets {
+    /// Of so many; more cannot be passed.
+    pub fn of(count: u8) -> Option<Self> {
+        match count {
+            0 => Some(Self::None),
+            1 => Some(Self::OnStdin),
+            2 => Some(Self::OnStdinAndStdout),
+            _ => None,
+        }
+    }
+}
+
+fn prepare(sockets: Sockets) -> io::Result<()> {
     die_with_parent()?; // 1. before anything can go wrong
     close_inherited()?; // 2. descriptor 3 is free from here on
     SigSet::empty().thread_set_mask()?; // 3. a mask is inherited over exec
-    if let Socket::OnStdin = socket {
-        let listener = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?;
-        if listener.as_raw_fd() != 3 {
-            return Err(io::Error::other("descriptor 3 is taken"));
-        }
-        rustix::io::fcntl_setfd(&listener, FdFlags::empty())?;
-        // Kept open for the program to come.
-        std::mem::forget(listener);
+    // Out of the way of what is passed.
+    let null = rustix::io::fcntl_dupfd_cloexec(std::fs::File::options().read(true).write(true).open("/dev/null")?, 10)?;
+    if sockets != Sockets::None {
+        pass(io::stdin().as_fd(), 3)?;
     }
-    let null = std::fs::File::open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
+    if sockets == Sockets::OnStdinAndStdout {
+        pass(io::stdout().as_fd(), 4)?;
+        rustix::stdio::dup2_stdout(&null)?;
+    }
+    Ok(())
+}
+
+/// Makes a descriptor the one of this number, for the program to come.
+fn pass(descriptor: BorrowedFd<'_>, number: i32) -> io::Result<()> {
+    let listener = rustix::io::fcntl_dupfd_cloexec(descriptor, number)?;
+    if listener.as_raw_fd() != number {
+        return Err(io::Error::other(format!("descriptor {number} is taken")));
+    }
+    rustix::io::fcntl_setfd(&listener, FdFlags::empty())?;
+    // Kept open for the program to come.
+    std::mem::forget(listener);
     Ok(())
 }
 

@@ -62,13 +62,16 @@ pub(super) struct Role {
     pub(super) start: Start,
     /// Our own program, which prepares the child before it becomes the role's.
     launcher: PathBuf,
-    listener: Option<UnixListener>,
+    /// At most two.
+    listeners: Vec<UnixListener>,
     notify: UnixDatagram,
     notify_path: PathBuf,
     child: Option<Child>,
     pub(super) ready: Readiness,
     begun: Instant,
     pause: Duration,
+    /// Since it was last ready.
+    pub(super) deaths: u32,
     /// When a dead one is started again.
     due: Option<Instant>,
 }
@@ -89,7 +92,7 @@ pub(super) enum Happening {
 
 impl Role {
     /// `directory` holds the notify sockets, each for one user.
-    pub(super) fn new(name: Name, start: Start, launcher: PathBuf, listener: Option<UnixListener>, directory: &Path) -> io::Result<Self> {
+    pub(super) fn new(name: Name, start: Start, launcher: PathBuf, listeners: Vec<UnixListener>, directory: &Path) -> io::Result<Self> {
         let notify_path = directory.join(name.to_string());
         super::remove_socket(&notify_path)?;
         let notify = UnixDatagram::bind(&notify_path)?;
@@ -100,13 +103,14 @@ impl Role {
             name,
             start,
             launcher,
-            listener,
+            listeners,
             notify,
             notify_path,
             child: None,
             ready: Readiness::Starting,
             begun,
             pause: FIRST_PAUSE,
+            deaths: 0,
             due: None,
         })
     }
@@ -131,13 +135,13 @@ impl Role {
     fn spawn(&self) -> io::Result<Child> {
         let mut command = Command::new(&self.launcher);
         command.arg(child::SUBCOMMAND);
-        match &self.listener {
-            Some(listener) => {
-                command.arg("--socket").stdin(Stdio::from(OwnedFd::from(listener.try_clone()?)));
-            }
-            None => {
-                command.stdin(Stdio::null());
-            }
+        command.arg(format!("--sockets={}", self.listeners.len())).stdin(Stdio::null());
+        let mut passed = self.listeners.iter().map(|listener| listener.try_clone().map(|listener| Stdio::from(OwnedFd::from(listener))));
+        if let Some(first) = passed.next() {
+            command.stdin(first?);
+        }
+        if let Some(second) = passed.next() {
+            command.stdout(second?);
         }
         command.arg("--").arg(&self.start.program).args(&self.start.arguments);
         // Nothing of whoever started us reaches a role but where its log goes.
@@ -180,11 +184,13 @@ impl Role {
             status = exited => {
                 self.child = None;
                 self.ready = Readiness::Starting;
+                self.deaths = self.deaths.saturating_add(1);
                 Happening::Died(status.unwrap_or_default())
             }
             () = due => Happening::Due,
             () = ready => {
                 self.ready = Readiness::Ready;
+                self.deaths = 0;
                 Happening::Ready
             }
         }

@@ -15,10 +15,11 @@ use super::{Failure, Status};
 use crate::auth::Helper;
 use crate::config::{Config, Listen, ListenTls, Sandbox};
 use crate::front::{self, FrontSettings, Listener, Most, TlsMode};
-use crate::keys::KeysSettings;
 use crate::keys::law::Law;
 use crate::keys::server::Users;
 use crate::keys::store::{PairFiles, StoreSettings};
+use crate::keys::{KeysRunError, KeysSettings};
+use crate::run::child::SUPERVISED;
 use crate::run::{FRONT_USER, KEYS_USER, QUEUE_USER};
 use crate::sandbox::{self, Account, FrontCage, Notifier, Policy};
 use crate::session::Site;
@@ -27,14 +28,39 @@ use crate::session::driver::Limits;
 /// Beyond the helper's own deadline: the way there and back.
 const HELPER_SLACK: Duration = Duration::from_secs(2);
 
+/// How long a role that cannot start waits before it ends, where systemd starts it again at once: the log stays readable.
+const BEFORE_THE_NEXT_TRY: Duration = Duration::from_secs(4);
+
+/// Runs a role. When it cannot start, the unit's status line says why; the exit status says whether another try may help: a mistake of
+/// configuration is no reason for one.
+fn role(work: impl FnOnce(&Notifier) -> Result<Status, Failure>) -> Result<Status, Failure> {
+    let notifier = Notifier::from_env(); // before the cage
+    let ended = work(&notifier);
+    if let Err(failure) = &ended {
+        notifier.status(&failure.words);
+        // Its log is standard error too: what was logged is not said once more by `main`.
+        if failure.status == Status::System {
+            tracing::error!(event = "cannot_start", reason = %failure.words);
+            if std::env::var_os(SUPERVISED).is_none() && std::env::var_os("NOTIFY_SOCKET").is_some() {
+                std::thread::sleep(BEFORE_THE_NEXT_TRY);
+            }
+            return Err(Failure::new(Status::System, ""));
+        }
+    }
+    ended
+}
+
 /// `pamrelay front`. What needs a file or a path comes before the cage, what needs a thread after it.
 pub(super) fn front(path: &Path) -> Result<Status, Failure> {
+    role(|notifier| serve(path, notifier))
+}
+
+fn serve(path: &Path, notifier: &Notifier) -> Result<Status, Failure> {
     let config = start("front", path)?;
     let threads = threads(2);
     let cage = FrontCage { account: account(FRONT_USER)?, jail: config.jail(), policy: policy(&config) };
     let listeners = config.listen.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
-    let notifier = Notifier::from_env();
-    let caged = sandbox::front(&cage).map_err(failed)?;
+    let caged = sandbox::front(&cage).map_err(unfit)?;
     for missing in &caged.missing {
         tracing::warn!(event = "sandbox_part_missing", part = %missing);
     }
@@ -94,6 +120,10 @@ fn front_settings(config: &Config, jail: &Path) -> FrontSettings {
 
 /// `pamrelay keys`
 pub(super) fn keys(path: &Path) -> Result<Status, Failure> {
+    role(|_| answer(path))
+}
+
+fn answer(path: &Path) -> Result<Status, Failure> {
     let config = start("keys", path)?;
     let account = account(KEYS_USER)?;
     let settings = KeysSettings {
@@ -104,7 +134,14 @@ pub(super) fn keys(path: &Path) -> Result<Status, Failure> {
         policy: policy(&config),
     };
     let Err(error) = crate::keys::run(settings);
-    Err(failed(error))
+    Err(match error {
+        KeysRunError::Sandbox(_) | KeysRunError::Store(_) | KeysRunError::ForeignSocket(_) => unfit(error),
+        KeysRunError::Listen { .. }
+        | KeysRunError::Passed(_)
+        | KeysRunError::NoSocket
+        | KeysRunError::Signals(_)
+        | KeysRunError::Thread(_) => failed(error),
+    })
 }
 
 /// What the key process reads, and by which law.
@@ -142,8 +179,13 @@ fn policy(config: &Config) -> Policy {
     }
 }
 
-/// Said in the log, which is standard error too: nobody needs it twice.
+/// What may pass: the role is started again.
 fn failed(error: impl Display) -> Failure {
-    tracing::error!(event = "cannot_start", reason = %error);
-    Failure::new(Status::System, "")
+    Failure::new(Status::System, error)
+}
+
+/// What lasts until a person does something.
+fn unfit(error: impl Display) -> Failure {
+    tracing::error!(event = "cannot_start", reason = %error, remedy = "mend this, then: systemctl restart pamrelay");
+    Failure::new(Status::Config, error)
 }

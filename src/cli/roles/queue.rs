@@ -17,7 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{OnceCell, mpsc, watch as watch_channel};
 use zeroize::Zeroizing;
 
-use super::{Failure, Status, account, account_of, failed, policy, start};
+use super::{Failure, Status, account, account_of, failed, policy, start, unfit};
 use crate::config::{self, Config};
 use crate::delivery::job::{Job, Outcomes};
 use crate::delivery::resolver::{Changed, NameServers, Resolver};
@@ -26,9 +26,12 @@ use crate::delivery::{Asked, Delivery, NoSecrets, PrivateNetworks, SecretError, 
 use crate::dsn::reporter;
 use crate::keys::client::{Keys, KeysError};
 use crate::keys::wire::Reason;
-use crate::queue::QueueSettings;
+use crate::queue::control::ControlError;
 use crate::queue::dispatch::ActiveLimits;
 use crate::queue::schedule::Schedule;
+use crate::queue::spool::SpoolError;
+use crate::queue::sqlite::{OpenError, SchemaError};
+use crate::queue::{QueueSettings, RunError};
 use crate::run::{FRONT_USER, QUEUE_USER, child};
 use crate::sandbox::{self, FilesCage, Notifier, QueueCage};
 use crate::watch::{self, Watcher};
@@ -43,6 +46,10 @@ const WARN_AFTER: Duration = Duration::from_secs(4 * 3600);
 const CHANNEL: usize = 1024;
 
 pub(crate) fn queue(path: &Path) -> Result<Status, Failure> {
+    super::role(|_| work(path))
+}
+
+fn work(path: &Path) -> Result<Status, Failure> {
     let config = start("queue", path)?;
     let threads = super::threads(4);
     let zone = TimeZone::system();
@@ -61,7 +68,7 @@ pub(crate) fn queue(path: &Path) -> Result<Status, Failure> {
         policy: policy(&config),
     };
     let listening = delivery.listener(sources);
-    let caged = sandbox::queue(&cage).map_err(failed)?;
+    let caged = sandbox::queue(&cage).map_err(unfit)?;
     for missing in &caged.missing {
         tracing::warn!(event = "sandbox_part_missing", part = %missing);
     }
@@ -78,7 +85,27 @@ pub(crate) fn queue(path: &Path) -> Result<Status, Failure> {
         crate::queue::run(settings, (to_delivery, outcomes)).await
     });
     runtime.shutdown_timeout(Duration::from_secs(1));
-    ended.map(|()| Status::Ok).map_err(failed)
+    ended.map(|()| Status::Ok).map_err(|error| if lasts(&error) { unfit(error) } else { failed(error) })
+}
+
+/// Whether a spool stays unusable until a person has repaired it.
+fn lasts(error: &RunError) -> bool {
+    match error {
+        RunError::Open(OpenError::Spool(spool)) => match spool {
+            SpoolError::Missing { .. } | SpoolError::NotDirectory { .. } | SpoolError::Owner { .. } | SpoolError::Mode { .. } => true,
+            SpoolError::Io { .. } => false,
+        },
+        RunError::Control(ControlError::Directory { .. }) => true,
+        RunError::Open(OpenError::Schema(schema)) => match schema {
+            SchemaError::Damaged { .. } | SchemaError::Newer { .. } | SchemaError::Foreign(_) => true,
+            SchemaError::InUse(_) | SchemaError::Open { .. } => false,
+        },
+        RunError::Open(OpenError::Debris(_) | OpenError::Thread(_))
+        | RunError::Control(ControlError::Io { .. })
+        | RunError::Listen { .. }
+        | RunError::Signals(_)
+        | RunError::Delivery(_) => false,
+    }
 }
 
 /// `pamrelay watch-files`: started by the queue, for which it reads what others replace.
@@ -193,7 +220,7 @@ impl Plan {
         let trust = config.delivery.trust.clone().map_or(Trust::System, Trust::File);
         let resolver = &config.delivery.resolver;
         let servers = (!resolver.is_empty()).then(|| NameServers::configured(resolver.clone()));
-        let keys = config.jail().join("keys");
+        let keys = config.keys_for_queue();
         Ok(Self {
             hostname: config.hostname.to_string(),
             routes: routes(config),

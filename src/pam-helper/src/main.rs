@@ -171,7 +171,7 @@ fn listen() -> Result<(), Refusal> {
     }
     let socket = match passed {
         Some(passed) => socket::listener_from(passed),
-        None => socket::bind(&settings.socket, front.gid),
+        None => socket::bind(&settings.socket, &settings.runtime, front.gid),
     }
     .map_err(Refusal::what(settings.socket.display()))?;
     harden::join(queue.gid);

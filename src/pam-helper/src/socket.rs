@@ -2,14 +2,17 @@
 //!
 //! Invariant: only root and the front's user are heard; the kernel says who they are (SO_PEERCRED), not they.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
-use nix::sys::socket::{AddressFamily, SockaddrLike, UnixAddr, getsockname, getsockopt, sockopt};
-use nix::unistd::{Gid, Uid, chown};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::libc::O_NOFOLLOW;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrLike, UnixAddr, connect, getsockname, getsockopt, socket, sockopt};
+use nix::unistd::{Gid, Uid};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use crate::sys;
@@ -36,18 +39,42 @@ pub(crate) fn listener_from(passed: OwnedFd) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Binds the path itself, for root and one group.
-pub(crate) fn bind(path: &Path, group: Gid) -> io::Result<UnixListener> {
+/// Binds the path itself, for root and one group, unless somebody answers there: a second helper that took the first one's place would
+/// end all logins. Whoever binds below this runtime directory holds root's lock while it looks and binds.
+pub(crate) fn bind(path: &Path, runtime: &Path, group: Gid) -> io::Result<UnixListener> {
+    let lock = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(O_NOFOLLOW)
+        .open(runtime.join("start.lock"))?;
+    let _held = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
+    if let Some(who) = answerer(path)? {
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, format!("{who} answers here already; end it first")));
+    }
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
     let listener = UnixListener::bind(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    chown(path, None, Some(group))?;
+    std::os::unix::fs::lchown(path, None, Some(group.as_raw()))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+/// Who answers at a path; nobody, if nothing is there or its owner has gone.
+fn answerer(path: &Path) -> io::Result<Option<String>> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK; // a full backlog is an answer too, and not one to wait for
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    match connect(socket.as_raw_fd(), &UnixAddr::new(path)?) {
+        Ok(()) => Ok(Some(format!("a process (pid {})", getsockopt(&socket, sockopt::PeerCredentials)?.pid()))),
+        Err(Errno::ENOENT | Errno::ECONNREFUSED | Errno::ENOTDIR) => Ok(None),
+        Err(_) => Ok(Some("a process".to_owned())),
+    }
 }
 
 /// The uid of the process that connected.
