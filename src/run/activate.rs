@@ -126,6 +126,11 @@ pub fn auth_env(config: &Config) -> Vec<(&'static str, String)> {
         Lockout::Detect => "detect",
         Lockout::None => "none",
     };
+    // A second relay, with a runtime directory of its own, keeps there what it knows.
+    let state = match config.runtime_dir == Path::new("/run/pamrelay") {
+        true => PathBuf::from("/var/lib/pamrelay/auth"),
+        false => config.runtime_dir.join("known/auth"),
+    };
     let low_ports = match config.auth.low_ports {
         LowPorts::Dropped => "no",
         LowPorts::Needed => "yes",
@@ -148,6 +153,7 @@ pub fn auth_env(config: &Config) -> Vec<(&'static str, String)> {
         ("PAMRELAY_TICKET_LIFETIME_S", config.limits.session_timeout.as_secs().max(60).to_string()),
         ("PAMRELAY_RUNTIME", config.runtime_dir.display().to_string()),
         ("PAMRELAY_LOCKOUT", lockout.to_owned()),
+        ("PAMRELAY_STATE", state.display().to_string()),
         ("PAMRELAY_LOW_PORTS", low_ports.to_owned()),
     ]
 }

@@ -30,10 +30,10 @@ OUTCOMES = {
     "MemoryError": ["take a gigabyte"],
     "ValueError": ["lift its memory limit", "leave a core"],
 }
-PLACES = ["/etc", "/usr", "/boot", "/home", "/root", "/srv", "/var/lib", "/var/spool/pamrelay", "/etc/pamrelay/certs", "/run", "/run/faillock",
+PLACES = ["/etc", "/usr", "/boot", "/home", "/root", "/srv", "/var/lib", "/var/lib/pamrelay/auth", "/var/spool/pamrelay", "/etc/pamrelay/certs", "/run", "/run/faillock",
           "/run/faillock-smtp", "/run/pamrelay", "/run/pamrelay/active", "/run/pamrelay/jail", "/run/pamrelay/queue"]
 MAY_WRITE = {"front": set(), "keys": set(), "queue": {"/var/spool/pamrelay", "/run/pamrelay/queue"}, 
-             "auth": {"/run/faillock", "/run/faillock-smtp", "/run/pamrelay"}}
+             "auth": {"/var/lib/pamrelay/auth", "/run/faillock", "/run/faillock-smtp", "/run/pamrelay"}}
 MAY_SEE = {"front": set(), "keys": {"/etc/pamrelay/certs"}, "queue": {"/var/spool/pamrelay"}, "auth": set()}
 
 

@@ -28,10 +28,11 @@ use std::time::{Duration, Instant};
 
 use pamrelay_authwire::Reason;
 
+use crate::known::Pair;
 use crate::lockout::Locks;
 use crate::rate::{Rate, UsedUp};
 use crate::settings::Settings;
-use crate::table::Table;
+use crate::table::{Key, Table};
 
 mod accounts;
 mod keys;
@@ -97,6 +98,12 @@ struct Before {
     name: bool,
 }
 
+/// When a pair was accepted, in seconds on the clock of the limits, from 30 years before their start on; 0 means never.
+type Seen = u64;
+const EPOCH: u64 = 30 * 365 * 86_400;
+/// A login renews the time in the file no more often than this.
+const RENEWAL: u64 = 3600;
+
 /// The counts.
 pub(crate) struct Limits {
     hasher: Hasher,
@@ -110,13 +117,16 @@ pub(crate) struct Limits {
     sites: Table<u64>,
     /// When each pair of account and network was last accepted. All pairs of an account are in one set: whoever has many
     /// networks does not push out the others'.
-    known: Table<u64, KNOWN_SETS>,
+    known: Table<Seen, KNOWN_SETS>,
+    /// Whether there is a pair that the file does not have, or has with an old time.
+    news: bool,
     /// Each pair of account and password that was refused.
     wrong: Table<Before>,
 }
 
 impl Limits {
-    pub(crate) fn new(settings: &Settings, secret: [u8; 32], start: Instant) -> Self {
+    /// `lasting` is the secret of known pairs.
+    pub(crate) fn new(settings: &Settings, secret: [u8; 32], lasting: [u8; 32], start: Instant) -> Self {
         let in_all = Rate::of(settings.failures_per_second.saturating_mul(BURST_SECONDS), Duration::from_secs(BURST_SECONDS.into()));
         let per_network = Rate::of(settings.peer_failures_per_minute, Duration::from_secs(60));
         let per_network = per_network.with_half_at_once().at_most(in_all.shared_by(SHARE));
@@ -124,7 +134,7 @@ impl Limits {
         let per_site = Rate::of(of_site, Duration::from_secs(60)).with_half_at_once().at_most(in_all.shared_by(SHARE_OF_SITE));
         let is_limited = settings.peer_failures_per_minute > 0;
         Self {
-            hasher: Hasher::new(secret),
+            hasher: Hasher::new(secret, lasting),
             start,
             accounts: Accounts::new(settings),
             per_network: is_limited.then_some(per_network),
@@ -134,6 +144,7 @@ impl Limits {
             networks: Table::new(),
             sites: Table::new(),
             known: Table::new(),
+            news: false,
             wrong: Table::new(),
         }
     }
@@ -235,8 +246,12 @@ impl Limits {
 
     /// A login succeeded. What its network or account has used up stays used up.
     pub(crate) fn accepted(&mut self, asked: &Keys, now: Instant) {
-        let now = self.clock(now);
-        self.known.update(asked.pair, |then| then, |_| now);
+        let now = self.seen(now);
+        // The time stays until it is renewed, so that it is renewed at all where somebody logs in every minute.
+        if self.known.get(asked.pair).is_none_or(|then| now.saturating_sub(then) >= RENEWAL) {
+            self.known.update(asked.pair, |then| then, |_| now);
+            self.news = true;
+        }
         self.wrong.forget(asked.password);
     }
 
@@ -307,8 +322,8 @@ impl Limits {
     }
 
     fn is_known(&self, asked: &Keys, now: Instant) -> bool {
-        let now = self.clock(now);
-        self.known.get(asked.pair).is_some_and(|then| u128::from(now.saturating_sub(then)) < LATELY.as_millis())
+        let now = self.seen(now);
+        self.known.get(asked.pair).is_some_and(|then| now.saturating_sub(then) < LATELY.as_secs())
     }
 
     /// That PAM refused this very password.
@@ -328,6 +343,29 @@ impl Limits {
 
     fn clock(&self, now: Instant) -> u64 {
         u64::try_from(now.saturating_duration_since(self.start).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn seen(&self, now: Instant) -> Seen {
+        EPOCH.saturating_add(self.clock(now) / 1000)
+    }
+
+    /// Takes pairs from the file, whose times are by the clock of the host. A time to come is now: the clock was set back.
+    pub(crate) fn remember_pairs(&mut self, pairs: &[Pair], host: u64, now: Instant) {
+        let now = self.seen(now);
+        for (number, time) in pairs {
+            let age = host.saturating_sub(*time);
+            if age < LATELY.as_secs() {
+                self.known.update(Key::from_number(*number), |then| then, |then| then.max(now.saturating_sub(age)));
+            }
+        }
+    }
+
+    /// What the file is to have, if that is news.
+    pub(crate) fn pairs_to_keep(&mut self, host: u64, now: Instant) -> Option<Vec<Pair>> {
+        let now = self.seen(now);
+        let age = |then: Seen| now.saturating_sub(then);
+        let all = self.known.iter().filter(|(_, then)| age(*then) < LATELY.as_secs());
+        std::mem::take(&mut self.news).then(|| all.map(|(number, then)| (number, host.saturating_sub(age(then)))).collect())
     }
 
     fn second(&self, now: Instant) -> u32 {

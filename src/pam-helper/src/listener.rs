@@ -26,6 +26,7 @@ use crate::check;
 use crate::departures::{self, Departures};
 use crate::drops::Drops;
 use crate::job::News;
+use crate::known::{self, Known};
 use crate::ledger::Ledger;
 use crate::limits::{Limits, Refused, Room, Rule, Standing};
 use crate::lockout::Locks;
@@ -59,6 +60,7 @@ pub(crate) struct Listener {
     pub(crate) socket: UnixListener,
     pub(crate) front: Uid,
     pub(crate) limits: Limits,
+    pub(crate) known: Known,
     pub(crate) mint: Mint,
     pub(crate) workshop: Workshop,
     pub(crate) askers: Vec<Asker>,
@@ -141,6 +143,7 @@ impl Listener {
             self.wait(now)?;
             if let Ok(Some(signal)) = self.signals.read_signal() {
                 self.repeats.close(now);
+                self.known.close(self.limits.pairs_to_keep(known::unix_time(), now), now);
                 Line::event(Level::Info, "stopped").with("signal", signal.ssi_signo).write();
                 self.workshop.close();
                 return Ok(());
@@ -311,6 +314,11 @@ impl Listener {
     fn expire(&mut self, now: Instant) {
         self.departures.leave(now);
         self.repeats.write(now);
+        if self.known.is_due(now)
+            && let Some(pairs) = self.limits.pairs_to_keep(known::unix_time(), now)
+        {
+            self.known.write(pairs, now);
+        }
         self.askers.retain(|asker| {
             let slow = asker.is_slow(now);
             if slow {

@@ -20,6 +20,7 @@ mod drops;
 mod harden;
 mod job;
 mod judge;
+mod known;
 mod ledger;
 mod limits;
 mod listener;
@@ -60,6 +61,7 @@ use nix::unistd::{Group, User, geteuid};
 
 use crate::departures::Departures;
 use crate::drops::Drops;
+use crate::known::Known;
 use crate::ledger::Ledger;
 use crate::limits::Limits;
 use crate::listener::{Listener, Losses};
@@ -177,6 +179,9 @@ fn listen() -> Result<(), Refusal> {
     harden::join(queue.gid);
     let mint = Mint::open(&settings.runtime, queue.gid, settings.ticket_lifetime)
         .map_err(Refusal::what(settings.runtime.join("tickets").display()))?;
+    let began = Instant::now();
+    // Under systemd the unit makes the directory.
+    let (known, pairs) = Known::open(&settings.state, settings.supervisor.is_some(), began).map_err(Refusal::what("/dev/urandom"))?;
     brood::adopt_orphans().map_err(|error| Refusal::what("becoming a subreaper")(error.into()))?;
     harden::drop_privileges(settings.low_ports).map_err(Refusal::what("dropping capabilities"))?;
 
@@ -196,10 +201,12 @@ fn listen() -> Result<(), Refusal> {
         .with("min_uid", settings.rules.min_uid)
         .with("workers", settings.workers)
         .write();
-    let began = Instant::now();
+    let mut limits = Limits::new(&settings, secret, known.key(), began);
+    limits.remember_pairs(&pairs, known::unix_time(), began);
     let listener = Listener {
         front: front.uid,
-        limits: Limits::new(&settings, secret, began),
+        limits,
+        known,
         workshop: Workshop::new(&settings),
         waiting: Waiting::new(&settings),
         socket,

@@ -36,6 +36,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("FAILURES_PER_SECOND", "20", "refused passwords in all; ten seconds' worth may come at once"),
     ("TICKET_LIFETIME_S", "3600", "the longest session that the front permits"),
     ("RUNTIME", "/run/pamrelay", "the ticket keys are the file tickets in it"),
+    ("STATE", "/var/lib/pamrelay/auth", "the file known in it has who was accepted from which network lately, as keyed hashes"),
     ("SOCKET", "/run/pamrelay/jail/auth", "bound only when no socket is passed (LISTEN_FDS)"),
     ("FRONT_USER", "pamrelay", "the one user beside root that may ask"),
     ("QUEUE_GROUP", "pamrelay-queue", "the one group that may read the ticket keys"),
@@ -58,6 +59,8 @@ pub(crate) struct Settings {
     pub(crate) failures_per_second: u32,
     pub(crate) ticket_lifetime: Duration,
     pub(crate) runtime: PathBuf,
+    /// Where known pairs are kept.
+    pub(crate) state: PathBuf,
     pub(crate) socket: PathBuf,
     pub(crate) front_user: String,
     pub(crate) queue_group: String,
@@ -111,6 +114,7 @@ impl Settings {
             peer_failures_per_minute: reader.number("PEER_FAILURES_PER_MINUTE", 60, 0, 1_000_000),
             failures_per_second: reader.number("FAILURES_PER_SECOND", 20, 1, 100_000),
             ticket_lifetime: Duration::from_secs(reader.number("TICKET_LIFETIME_S", 3600, 60, 7 * 86_400).into()),
+            state: reader.path("STATE", "/var/lib/pamrelay/auth".into()),
             socket: reader.path("SOCKET", runtime.join("jail/auth")),
             runtime,
             front_user: reader.name("FRONT_USER", "pamrelay"),
@@ -293,7 +297,7 @@ mod tests {
 
         for (name, _, _) in TABLE {
             let value = match *name {
-                "RUNTIME" | "SOCKET" => "/elsewhere",
+                "RUNTIME" | "SOCKET" | "STATE" => "/elsewhere",
                 "LOW_PORTS" => "yes",
                 "LOCKOUT" => "none",
                 "SERVICE" | "GROUPS" | "FRONT_USER" | "QUEUE_GROUP" | "GUEST_SERVICE" | "GUEST_ACCOUNT" => "another",

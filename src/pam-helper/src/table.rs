@@ -18,6 +18,11 @@ impl Key {
         Self(u64::from_le_bytes(*first).max(1))
     }
 
+    /// From what [`Table::iter`] gave.
+    pub(crate) fn from_number(number: u64) -> Self {
+        Self(number.max(1))
+    }
+
     /// The same, in the set of another key.
     pub(crate) fn beside(self, other: Self) -> Self {
         Self(other.0 >> 32 << 32 | self.0 & u64::from(u32::MAX) | 1)
@@ -59,6 +64,11 @@ impl<V: Copy + Default + PartialEq, const SETS: usize> Table<V, SETS> {
     pub(crate) fn forget(&mut self, key: Key) -> bool {
         let place = self.sets[key.set(SETS)].iter_mut().find(|place| place.0 == key.0 && place.1 != V::default());
         place.map(|place| *place = (0, V::default())).is_some()
+    }
+
+    /// Everything in it.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, V)> {
+        self.sets.iter().flatten().copied().filter(|place| place.1 != V::default())
     }
 
     /// All that is beside this key.

@@ -122,7 +122,7 @@ mod tests {
     }
 
     fn keys(user: &str) -> Keys {
-        Limits::new(&settings(), [0; 32], Instant::now()).keys("", user.as_bytes(), b"", [127, 0, 0, 1].into())
+        Limits::new(&settings(), [0; 32], [0; 32], Instant::now()).keys("", user.as_bytes(), b"", [127, 0, 0, 1].into())
     }
 
     fn ids(waiting: &Waiting) -> Vec<u64> {

@@ -1,6 +1,7 @@
 //! Under which places of the tables a question counts: keyed hashes of whom it is about, where it comes from and what it says.
 //!
-//! Invariant: without the secret, which ends with the process, nothing can be read back from them.
+//! Invariant: without the secrets nothing can be read back from them. One ends with the process; that of pairs is in the file of
+//! known pairs.
 
 use std::net::IpAddr;
 
@@ -42,11 +43,15 @@ impl Keys {
 }
 
 /// Hashes with a secret of its own.
-pub(super) struct Hasher([u8; 32]);
+pub(super) struct Hasher {
+    secret: [u8; 32],
+    /// Of pairs alone, which outlive the process.
+    lasting: [u8; 32],
+}
 
 impl Hasher {
-    pub(super) fn new(secret: [u8; 32]) -> Self {
-        Self(secret)
+    pub(super) fn new(secret: [u8; 32], lasting: [u8; 32]) -> Self {
+        Self { secret, lasting }
     }
 
     /// The places of a question to `service` about `user` with `password` from `peer`.
@@ -58,7 +63,11 @@ impl Hasher {
             network: self.network(peer),
             site: self.site(peer),
             place: self.key(b"place", &[&octets(peer), spelling::account(user).as_bytes()]).beside(account_key),
-            pair: self.key(b"pair", &[&octets(peer), b"\0", service.as_bytes(), b"\0", &name]).beside(account_key),
+            pair: keyed(self.lasting, b"pair", &[&octets(peer), b"\0", service.as_bytes(), b"\0", &name]).beside(keyed(
+                self.lasting,
+                b"account",
+                &[spelling::account(user).as_bytes()],
+            )),
             password: self.key(b"password", &[service.as_bytes(), b"\0", &name, b"\0", password]),
         }
     }
@@ -76,11 +85,15 @@ impl Hasher {
     }
 
     fn key(&self, kind: &[u8], parts: &[&[u8]]) -> Key {
-        let mut hash = HMAC::new(self.0);
-        hash.update(kind);
-        parts.iter().for_each(|part| hash.update(part));
-        Key::from_hash(&hash.finalize())
+        keyed(self.secret, kind, parts)
     }
+}
+
+fn keyed(secret: [u8; 32], kind: &[u8], parts: &[&[u8]]) -> Key {
+    let mut hash = HMAC::new(secret);
+    hash.update(kind);
+    parts.iter().for_each(|part| hash.update(part));
+    Key::from_hash(&hash.finalize())
 }
 
 /// Of the network: an IPv4 address is never the same as an IPv6 one.

@@ -9,7 +9,7 @@ use crate::window::Window;
 fn limits(variables: &[(&str, &str)]) -> (Limits, Instant) {
     let variables = variables.iter().map(|(name, value)| (format!("PAMRELAY_{name}"), (*value).to_owned()));
     let start = Instant::now();
-    (Limits::new(&Settings::read(variables).unwrap(), [7; 32], start), start)
+    (Limits::new(&Settings::read(variables).unwrap(), [7; 32], [8; 32], start), start)
 }
 
 /// The same where no back end locks accounts.
@@ -651,4 +651,33 @@ fn a_flood_of_names_does_not_wash_out_the_attacked() {
     }
 
     assert_eq!(limits.failures_of(&attacked, now + 29 * MINUTE), 3);
+}
+
+#[test]
+fn known_pairs_outlive_a_restart_and_no_leap_of_the_clock_makes_them_last_longer_than_seven_days() {
+    let (mut before, now) = limits(&[]);
+    let alice = account(&before, "alice");
+    before.accepted(&alice, now);
+    let pairs = before.pairs_to_keep(1_800_000_000, now + 2 * MINUTE).unwrap();
+    assert!(before.pairs_to_keep(1_800_000_000, now).is_none(), "no news");
+    before.accepted(&alice, now + MINUTE);
+    assert!(before.pairs_to_keep(1_800_000_000, now).is_none(), "nor within an hour");
+    before.accepted(&alice, now + 61 * MINUTE);
+    assert!(before.pairs_to_keep(1_800_000_000, now).is_some());
+
+    for (host, days, known) in [
+        (1_800_000_000, 0, true),
+        (1_800_000_000 + 6 * 86_400, 0, true),
+        (1_800_000_000 + 8 * 86_400, 0, false),
+        (0, 6, true),
+        (0, 8, false),
+        (u64::MAX, 0, false),
+    ] {
+        let (mut after, now) = limits(&[]);
+        after.remember_pairs(&pairs, host, now);
+
+        let later = now + Duration::from_secs(days * 86_400);
+        assert_eq!(after.standing(&account(&after, "alice"), later) == Standing::Known, known, "{host} {days}");
+        assert_eq!(after.standing(&account(&after, "bob"), later), Standing::Stranger);
+    }
 }
