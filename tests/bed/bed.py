@@ -149,6 +149,7 @@ class Relay:
         if self.fresh:
             for entry in SPOOL.iterdir():
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            Path("/var/lib/pamrelay/auth/known").unlink(missing_ok=True)  # who logged in during another test
             self.log_path.write_bytes(b"")
         self.log_start = self.log_path.stat().st_size
         with open(self.log_path, "ab") as log:
