@@ -154,7 +154,13 @@ enum Command {
     ///
     /// READY when all four roles are; ends when one of them cannot start or stays down, and says why.
     #[command(hide = true)]
-    WatchUnits(ConfigFile),
+    WatchUnits {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Wait until what systemd is to stop has stopped
+        #[arg(long)]
+        until_stopped: bool,
+    },
     /// The role that speaks SMTP with mail clients
     ///
     /// Started by pamrelay-front.service or `pamrelay run`, not by hand.
@@ -235,7 +241,8 @@ fn obey(command: Command) -> Result<Status, Failure> {
         Command::Activate { file, or_keep } => {
             activate(&file.config, if or_keep { Broken::KeepTheLast } else { Broken::Refuse }).map(|()| Status::Ok)
         }
-        Command::WatchUnits(file) => umbrella::main(&file.config),
+        Command::WatchUnits { until_stopped: true, .. } => Ok(umbrella::until_stopped()),
+        Command::WatchUnits { file, .. } => umbrella::main(&file.config),
         Command::Front(file) => roles::front(&file.path(run::Name::Front)),
         Command::Auth(ask) => auth::main(ask),
         Command::Guest(ask) => guest::main(ask),

@@ -27,7 +27,7 @@ const TRIES: u32 = 2;
 /// How long a role may be neither active nor about to start.
 const UNSTARTED: Duration = Duration::from_secs(3);
 /// How long a role that was active may be down, such as between a crash and its next start.
-const GRACE: Duration = Duration::from_secs(30);
+const GRACE: Duration = Duration::from_secs(60);
 
 pub(super) fn main(path: &Path) -> Result<Status, Failure> {
     as_root("watch the units")?;
@@ -37,6 +37,14 @@ pub(super) fn main(path: &Path) -> Result<Status, Failure> {
         notifier.status(&failure.words);
     }
     watched
+}
+
+/// Until nothing waits to be stopped: `systemctl stop pamrelay` returns when the whole relay has ended, not this unit alone.
+pub(super) fn until_stopped() -> Status {
+    while units::show(&units::roles_and_sockets()).is_ok_and(|units| units.iter().any(Unit::is_to_stop)) {
+        thread::sleep(SOON / 4);
+    }
+    Status::Ok
 }
 
 fn watch(path: &Path, notifier: &Notifier) -> Result<Status, Failure> {

@@ -54,6 +54,11 @@ impl Unit {
         self.sub.starts_with("auto-restart")
     }
 
+    /// It runs, and systemd has something to do about it first.
+    pub fn is_to_stop(&self) -> bool {
+        matches!(self.active.as_str(), "active" | "reloading" | "deactivating") && self.job == Job::Queued
+    }
+
     /// Nobody starts it, and nobody will.
     pub fn is_at_rest(&self) -> bool {
         matches!(self.active.as_str(), "inactive" | "failed") && self.job == Job::None
@@ -76,6 +81,11 @@ pub fn of(role: Name) -> String {
     format!("pamrelay-{role}.service")
 }
 
+/// The roles and their sockets. None of them is ordered against the unit that an administrator handles, so it can wait for them.
+pub fn roles_and_sockets() -> Vec<String> {
+    ROLES.into_iter().map(of).chain(SOCKETS.map(str::to_owned)).collect()
+}
+
 /// Whether systemd is the manager here.
 pub fn are_here() -> bool {
     Path::new("/run/systemd/system").exists()
@@ -86,9 +96,8 @@ pub fn not_at_rest() -> Vec<String> {
     if !are_here() {
         return Vec::new();
     }
-    let mut names = vec![ACTIVATE.to_owned(), UMBRELLA.to_owned()];
-    names.extend(ROLES.map(of));
-    names.extend(SOCKETS.map(str::to_owned));
+    let mut names = roles_and_sockets();
+    names.extend([ACTIVATE, UMBRELLA].map(str::to_owned));
     let found = show(&names).unwrap_or_default();
     found.into_iter().filter(|unit| !unit.active.is_empty() && !unit.is_at_rest()).map(|unit| unit.id).collect()
 }
@@ -149,7 +158,8 @@ mod tests {
         let [front, keys, auth] = units.as_slice() else { panic!("{units:?}") };
         assert!(front.is_between_starts() && !front.is_active() && !front.is_at_rest() && front.restarts == 3);
         assert_eq!(front.in_words(), "pamrelay-front.service: cannot listen on 0.0.0.0:587: Address already in use");
-        assert!(!keys.is_at_rest(), "a job waits");
+        assert!(!keys.is_at_rest() && !keys.is_to_stop(), "a job waits to start it");
+        assert!(Unit { job: Job::Queued, active: "active".into(), ..Unit::default() }.is_to_stop());
         assert!(auth.has_failed() && auth.is_at_rest());
         assert_eq!(auth.in_words(), "pamrelay-auth.service: exit-code, exit status 78; see: journalctl -u pamrelay-auth.service");
     }
