@@ -116,10 +116,15 @@ class TheHelper(OwnRelay):
         with bed.Client.secured() as client:
             client.says(bed.auth_plain("gone", "gone password"), "535 5.7.13")
 
-    def test_a_crashing_pam_stack_is_a_temporary_failure(self):
+    def test_a_pam_stack_that_loses_its_module_is_a_temporary_failure(self):
+        with open("/etc/pam.d/broken", "w") as service:
+            service.write("auth required pam_unix.so nodelay\naccount required pam_unix.so\n")
+        self.start_relay(auth={"service": "broken"})
+        with bed.Client.logged_in(bed.DEMO):
+            pass
+
         with open("/etc/pam.d/broken", "w") as service:
             service.write("auth required pam_no_such_module.so\naccount required pam_no_such_module.so\n")
-        self.start_relay(auth={"service": "broken"})
 
         with bed.Client.secured() as client:
             client.says(bed.auth_plain(*bed.DEMO), "454 4.7.0")
