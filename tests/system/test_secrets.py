@@ -70,7 +70,7 @@ class Looking:
     def everywhere(self, wanted):
         processes = memory.descendants(self.relay.process.pid)
         names = " ".join(processes.values())
-        for part in ("pamrelay run", "pamrelay front", "pamrelay keys", "pamrelay queue", "pamrelay-auth", "auth-template"):
+        for part in ("pamrelay run", "pamrelay front", "pamrelay keys", "pamrelay queue", "pamrelay watch-files", "auth-template"):
             self.assertIn(part, names, "this would not look at everything")
         files = memory.in_files([self.relay.log_path, bed.SPOOL, bed.RUNTIME], wanted)
         return memory.in_processes(processes, wanted) + files
@@ -304,8 +304,8 @@ class Sealed(OwnRelay):
         unprivileged = ["setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"]
         _, processes = self.start(unprivileged)
 
-        self.assertEqual(set(processes), {"pamrelay run", "pamrelay front", "pamrelay keys", "pamrelay queue", "pamrelay-auth",
-                                          "auth-template", "auth-worker"})
+        self.assertEqual(set(processes), {"pamrelay run", "pamrelay front", "pamrelay keys", "pamrelay queue", "pamrelay watch-files",
+                                          "pamrelay-auth", "auth-template", "auth-worker"})
         for name, pid in processes.items():
             with self.subTest(name):
                 limit = next(line.split()[4:6] for line in open(f"/proc/{pid}/limits") if line.startswith("Max core file size"))
