@@ -18,6 +18,7 @@ from people import person
 from support import OwnRelay
 
 TRIES = 400
+OF_SESSION = 50  # logins; the relay ends a session of a stranger who says more than a hundred commands
 # What chance exceeds once in ten million times: of a difference of ranks, in standard deviations, and of the greatest
 # distance between two distributions, in units of the square root of 1/n + 1/m.
 RANKS_APART, SHAPES_APART = 5.33, 2.90
@@ -81,7 +82,7 @@ class Measured:
     def client(self):
         try:
             with bed.Client.secured() as client:
-                while True:
+                for _ in range(OF_SESSION):
                     with self.lock:
                         if not self.left:
                             return
@@ -95,7 +96,8 @@ class Measured:
                         self.seconds[kind].append(took)
                         self.replies[kind].add(reply)
                     if reply.startswith("235"):
-                        return self.client()  # a session logs in once
+                        break  # a session logs in once
+            return self.client()
         except Exception as problem:  # of one thread: told by the test
             self.problem = problem
 
