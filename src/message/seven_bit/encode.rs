@@ -10,33 +10,41 @@ const LINE: usize = 76;
 /// Octets that become one line of base64.
 const GROUP: usize = LINE / 4 * 3;
 
-/// Appends one line of text in quoted-printable; `line` is without its CR LF, and so is what is appended.
+/// Appends one line of text in quoted-printable; `line` is without its CR LF, and so is what is appended. What a soft line
+/// break puts at the start of a line is never a delimiter of MIME parts, a mailbox line or a lone dot.
 pub(crate) fn quoted_printable(line: &[u8], out: &mut Vec<u8>) {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     let mut column = 0;
     for (at, &octet) in line.iter().enumerate() {
         let last = at + 1 == line.len();
-        let plain = match octet {
-            b'=' => false,
-            // A blank at the end of a line may be lost on the way.
-            b' ' | b'\t' => !last,
-            // `From ` at the start of a line is changed by programs that keep mailbox files; a lone dot by some others.
-            b'F' | b'.' => at > 0,
-            b'!'..=b'~' => true,
-            _ => false,
-        };
-        let width = if plain { 1 } else { 3 };
+        let limit = LINE - usize::from(!last);
         // One column is kept for the `=` of a soft line break.
-        if column + width > LINE - usize::from(!last) {
+        let mut width = if is_plain(octet, column, last) { 1 } else { 3 };
+        if column + width > limit {
             out.extend_from_slice(b"=\r\n");
             column = 0;
+            width = if is_plain(octet, column, last) && octet != b'-' { 1 } else { 3 };
         }
+        let plain = width == 1;
         if plain {
             out.push(octet);
         } else {
             out.extend_from_slice(&[b'=', DIGITS[usize::from(octet >> 4)], DIGITS[usize::from(octet & 15)]]);
         }
         column += width;
+    }
+}
+
+/// Whether an octet may stand for itself in this column.
+fn is_plain(octet: u8, column: usize, last: bool) -> bool {
+    match octet {
+        b'=' => false,
+        // A blank at the end of a line may be lost on the way.
+        b' ' | b'\t' => !last,
+        // `From ` at the start of a line is changed by programs that keep mailbox files; a lone dot by some others.
+        b'F' | b'.' => column > 0,
+        b'!'..=b'~' => true,
+        _ => false,
     }
 }
 
@@ -57,6 +65,9 @@ pub(crate) fn repaired(line: &[u8], out: &mut Vec<u8>) {
         if column + encoded.len() > LINE - usize::from(!rest.is_empty()) {
             out.extend_from_slice(b"=\r\n");
             column = 0;
+            if let [octet @ (b'-' | b'F' | b'.')] = unit {
+                encoded = format!("={octet:02X}").into_bytes();
+            }
         }
         column += encoded.len();
         out.extend_from_slice(&encoded);
@@ -156,6 +167,20 @@ pub(crate) mod tests {
             prop_assert!(lines_are_short(&encoded));
             prop_assert!(!encoded.windows(3).any(|three| matches!(three, [b' ' | b'\t', b'\r', b'\n'])));
             prop_assert_eq!(from_quoted_printable(&encoded), text.as_bytes());
+        }
+
+        #[test]
+        fn a_soft_line_break_makes_no_delimiter_and_no_mailbox_line(before in 60_usize..90, word in "(--b|From x|\\.)") {
+            let line = format!("{}{word}", "x".repeat(before));
+            let (mut out, mut again) = (Vec::new(), Vec::new());
+            quoted_printable(line.as_bytes(), &mut out);
+            repaired(line.as_bytes(), &mut again);
+
+            for encoded in [out, again] {
+                prop_assert!(lines_are_short(&encoded));
+                prop_assert_eq!(from_quoted_printable(&encoded), line.as_bytes());
+                prop_assert!(encoded.split(|octet| *octet == b'\n').all(|line| !matches!(line.first(), Some(b'-' | b'F' | b'.'))));
+            }
         }
 
         #[test]

@@ -184,7 +184,8 @@ fn address_tokens(value: &[u8]) -> Result<Vec<Token>, Unfit> {
         } else if *first == b'(' {
             let inner = text.get(1..text.len() - 1).unwrap_or_default();
             tokens.push(Token { blanks, text: b"(".to_vec(), encode: Encode::Never });
-            tokens.extend(words(&unescaped(inner), Encode::Word));
+            // As one text: words beside the encoded ones would need the escapes again.
+            tokens.push(Token { blanks: Vec::new(), text: unescaped(inner), encode: Encode::Word });
             tokens.push(Token { blanks: Vec::new(), text: b")".to_vec(), encode: Encode::Never });
         } else {
             let inner = if *first == b'"' { unescaped(text.get(1..text.len() - 1).unwrap_or_default()) } else { text.to_vec() };
@@ -238,10 +239,16 @@ fn write(tokens: &[Token], column: usize, out: &mut Vec<u8>) {
         let run = rest.iter().take_while(|token| token.is_encoded()).count();
         let (run, after) = rest.split_at(run);
         rest = after;
-        let mut text = first.text.clone();
+        // The blanks beside an encoded-word that was there before would not be shown: they go into ours.
+        let behind_another = is_encoded_word(last_word(line.out));
+        let mut text = if behind_another { first.blanks.clone() } else { Vec::new() };
+        text.extend_from_slice(&first.text);
         for token in run.get(1..).unwrap_or_default() {
             text.extend_from_slice(&token.blanks);
             text.extend_from_slice(&token.text);
+        }
+        if let Some(next) = rest.first().filter(|next| is_encoded_word(&next.text)) {
+            text.extend_from_slice(&next.blanks);
         }
         // An encoded-word stands alone between blanks or in a comment.
         let inside = line.out.last() == Some(&b'(');
@@ -257,6 +264,19 @@ fn write(tokens: &[Token], column: usize, out: &mut Vec<u8>) {
             line.put(b"", b" ");
         }
     }
+}
+
+/// What was written last, back to a blank.
+fn last_word(out: &[u8]) -> &[u8] {
+    out.rsplit(u8::is_ascii_whitespace).next().unwrap_or_default()
+}
+
+fn last_line(out: &[u8]) -> &[u8] {
+    out.rsplit(|octet| *octet == b'\n').next().unwrap_or_default()
+}
+
+fn is_encoded_word(text: &[u8]) -> bool {
+    text.starts_with(b"=?") && text.ends_with(b"?=")
 }
 
 struct Line<'o> {
@@ -302,7 +322,13 @@ fn parameters(value: &[u8], out: &mut Vec<u8>) -> Result<(), Unfit> {
             out.push(b';');
         }
         if part.is_ascii() {
-            out.extend_from_slice(part);
+            let (column, shown) = (last_line(out).len(), part.trim_ascii());
+            if at > 0 && column + part.len() > FOLD && !shown.is_empty() {
+                out.extend_from_slice(b"\r\n\t");
+                out.extend_from_slice(shown);
+            } else {
+                out.extend_from_slice(part);
+            }
             continue;
         }
         let equals = memchr::memchr(b'=', part).filter(|_| at > 0).ok_or(Unfit::Header)?;
@@ -382,6 +408,8 @@ mod tests {
         for (raw, wanted) in [
             ("Subject: plain  text\r\n", "Subject: plain  text\r\n"),
             ("Subject: der Fluß ist tief\r\n", "Subject: der =?utf-8?b?Rmx1w58=?= ist tief\r\n"),
+            ("Subject: =?utf-8?q?a?= ü =?utf-8?q?b?=\r\n", "Subject: =?utf-8?q?a?= =?utf-8?b?IMO8IA==?= =?utf-8?q?b?=\r\n"),
+            ("From: x@b.example (ü \\) <y@b.example>, \\()\r\n", "From: x@b.example (=?utf-8?b?w7wgKSA8eUBiLmV4YW1wbGU+LCAo?=)\r\n"),
             ("Subject: Grüße für\r\n alle\r\n", "Subject: =?utf-8?b?R3LDvMOfZSBmw7xy?= alle\r\n"),
             ("From: Jürgen Groß <j@b.example>\r\n", "From: =?utf-8?b?SsO8cmdlbiBHcm/Dnw==?= <j@b.example>\r\n"),
             (

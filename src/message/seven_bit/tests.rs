@@ -42,6 +42,21 @@ fn parts_are_encoded_by_their_kind_and_what_is_ascii_stays_octet_by_octet() {
 }
 
 #[test]
+fn no_line_that_is_broken_becomes_a_delimiter() {
+    for coding in ["8bit", "quoted-printable"] {
+        let text = (60..90).map(|before| format!("{}--b--\r\n{}--b\r\n", "x".repeat(before), "x".repeat(before))).collect::<String>();
+        let message = format!(
+            "MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nContent-Type: text/plain; charset=utf-8\r\n\
+             Content-Transfer-Encoding: {coding}\r\n\r\n{text}über\r\n--b--\r\n"
+        );
+
+        let got = converted(&message);
+
+        assert_eq!(got.lines().filter(|line| line.starts_with("--b")).count(), 2, "{got}");
+    }
+}
+
+#[test]
 fn a_message_inside_a_message_is_converted_too() {
     let text = "Content-Type: multipart/digest; boundary=d\r\n\r\n--d\r\n\r\nSubject: Grüße\r\n\r\nüber alle Berge\r\n--d--\r\n";
 
