@@ -158,7 +158,10 @@ impl Resolver {
                 match question::ask(*server, name, kind, servers.timeout).await {
                     Err(error) => why = format!("{server}: {error}"),
                     Ok(message) => match message.metadata.response_code {
-                        ResponseCode::NoError => return found(&message, name, kind, servers.trust),
+                        ResponseCode::NoError => match found(&message, name, kind, servers.trust) {
+                            (Err(Failure::NoData), _) if is_referral(&message) => why = format!("{server}: refers us to other servers"),
+                            found => return found,
+                        },
                         ResponseCode::NXDomain => return (Err(Failure::NoName), ttl_of_no(&message)),
                         code => why = format!("{server}: {code}"),
                     },
@@ -201,6 +204,13 @@ fn found(message: &Message, name: &Name, kind: RecordType, trust: TrustAd) -> (F
         }
     }
     (Err(Failure::NoData), ttl_of_no(message))
+}
+
+/// Whether the server names other servers in place of an answer (RFC 2308 §2.2.1). It does not recurse, so its answer says
+/// nothing about the name.
+fn is_referral(message: &Message) -> bool {
+    let has = |kind| message.authorities.iter().any(|record| record.record_type() == kind);
+    has(RecordType::NS) && !has(RecordType::SOA)
 }
 
 fn address(data: &RData) -> Option<IpAddr> {

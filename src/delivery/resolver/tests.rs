@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use hickory_proto::rr::Record;
-use hickory_proto::rr::rdata::{A, AAAA, CNAME, MX, SOA};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, MX, NS, SOA};
 
 use super::fake::{NameServer as Fake, Says, name, reply, resolver};
 use super::*;
@@ -41,6 +41,25 @@ async fn takes_a_truncated_answer_again_over_tcp() {
     let fake = Fake::start(cut, |question| Says::This(reply(question, ResponseCode::NoError, vec![("x.example.", 60, a(2))]))).await;
 
     assert_eq!(fake.resolver().lookup("x.example", RecordType::A).await.unwrap().records, [a(2)]);
+}
+
+#[tokio::test]
+async fn a_server_that_only_refers_to_others_says_nothing_about_a_name() {
+    let refers = || {
+        Fake::udp(|question| {
+            let mut message = reply(question, ResponseCode::NoError, vec![]);
+            message.add_authority(Record::from_rdata(name("example."), 60, RData::NS(NS(name("ns.example.")))));
+            Says::This(message)
+        })
+    };
+    let (first, second) = (refers().await, refers().await);
+    let knows = Fake::udp(|question| Says::This(reply(question, ResponseCode::NoError, vec![("x.example.", 60, a(4))]))).await;
+
+    let alone = resolver(vec![first.address]).lookup("x.example", RecordType::A).await;
+    let asked = resolver(vec![second.address, knows.address]).lookup("x.example", RecordType::A).await;
+
+    assert!(matches!(alone, Err(Failure::Temporary(_))), "{alone:?}");
+    assert_eq!(asked.unwrap().records, [a(4)]);
 }
 
 #[tokio::test]
