@@ -36,6 +36,8 @@ impl Default for Schedule {
 const LEAST_ATTEMPT: Duration = Duration::from_secs(3600);
 /// Octets in a second at which a message still goes through in time.
 const SLOWEST: u64 = 32 * 1024;
+/// A message that is converted to 7 bits on its way can become as many times longer.
+const GROWTH: u64 = 3;
 
 impl Timing {
     /// With an attempt that took so long at the end of the pause, for `Schedule::next`. An attempt that an administrator asked for does not count
@@ -84,7 +86,7 @@ impl Schedule {
         let left = self.give_up.saturating_sub(self.waited(timing, now));
         let pause = self.pause(timing.attempts.saturating_add(1), u16::MAX / 2);
         let most = pause.max(LEAST_ATTEMPT);
-        left.clamp(LEAST_ATTEMPT.min(self.give_up).min(most), most) + Duration::from_secs(size / SLOWEST)
+        left.clamp(LEAST_ATTEMPT.min(self.give_up).min(most), most) + Duration::from_secs(size.saturating_mul(GROWTH) / SLOWEST)
     }
 
     /// The next attempt after one that took so long: its pause began with that, but is not shorter than the first.
@@ -262,6 +264,8 @@ mod tests {
         assert!(limit(&usual, 9, Duration::ZERO, 0) > 3 * hour);
         assert_eq!(limit(&usual, 9, 5 * 24 * hour, 0), hour, "the last one has its time too");
         assert!(limit(&usual, 0, Duration::ZERO, 2 << 30) > 18 * hour, "a large message takes longer");
+        let as_it_goes_out = 3 * (1 << 20) / SLOWEST;
+        assert_eq!(limit(&usual, 0, Duration::ZERO, 1 << 20), hour + Duration::from_secs(as_it_goes_out), "and more if it is converted");
 
         let brief = Schedule {
             first_retry: Duration::from_secs(1),

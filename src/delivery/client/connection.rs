@@ -369,8 +369,7 @@ impl Connection {
 
     /// Sends the content up to its last part, fast enough for its size.
     async fn content(&mut self, attempt: &Attempt) -> Result<(), Trouble> {
-        let size = attempt.parcel.job().content.size();
-        let limit = self.timeouts.block + Duration::from_secs(size / SLOWEST);
+        let limit = self.timeouts.block + Duration::from_secs(attempt.outgoing.size / SLOWEST);
         timeout(limit, self.send_content(attempt)).await.map_err(|_| Trouble::slow("sending the message", limit))?
     }
 

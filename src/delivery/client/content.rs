@@ -21,6 +21,8 @@ pub(crate) struct Outgoing {
     start: Start,
     /// Set where it is converted to 7 bits.
     plan: Option<Arc<Plan>>,
+    /// Octets that go out, which a conversion can make three times as many as are stored.
+    pub(super) size: u64,
 }
 
 /// The content in pieces, one after the other.
@@ -122,8 +124,9 @@ async fn read_at(file: Arc<File>, at: u64, wanted: usize, mut buffer: Vec<u8>) -
 /// How the content goes to a server, and what it then needs that the server does not offer. That is judged on the client's
 /// text; our own field is US-ASCII. Looks through the content only if something is missing, or if nobody said what it is.
 pub(crate) async fn prepare(job: &Job, features: Features) -> io::Result<(Outgoing, Needs)> {
-    let mut outgoing = Outgoing { start: start(&job.content).await?, plan: None };
-    let mut needs = Needs { size: Some(job.content.size_from(outgoing.start)), ..Needs::default() };
+    let start = start(&job.content).await?;
+    let mut outgoing = Outgoing { start, plan: None, size: job.content.size_from(start) };
+    let mut needs = Needs { size: Some(outgoing.size), ..Needs::default() };
     let ask_eight_bit = !features.eight_bit || job.body == BodyType::SevenBit;
     let ask_utf8 = job.international == International::Utf8 && !features.utf8;
     if !ask_eight_bit && !ask_utf8 {
@@ -169,6 +172,7 @@ async fn convert(job: &Job, features: Features, outgoing: &mut Outgoing, needs: 
     while let Some(piece) = pieces.next().await? {
         size += piece.len() as u64;
     }
+    outgoing.size = size;
     *needs = Needs { size: Some(size), ..Needs::default() };
     Ok(())
 }
@@ -211,7 +215,7 @@ mod tests {
     use crate::delivery::samples;
 
     async fn whole(content: &Content) -> io::Result<Vec<u8>> {
-        let outgoing = Outgoing { start: start(content).await?, plan: None };
+        let outgoing = Outgoing { start: start(content).await?, ..Outgoing::default() };
         let mut pieces = Pieces::of(content, &outgoing);
         let mut all = Vec::new();
         while let Some(piece) = pieces.next().await? {
@@ -280,6 +284,7 @@ mod tests {
             }
             assert!(all.is_ascii() && all.starts_with(b"Received: x\r\nSubject: =?utf-8?b?"));
             assert_eq!(needs, Needs { size: Some(all.len() as u64), ..Needs::default() });
+            assert_eq!(outgoing.size, all.len() as u64, "its time is that of what is sent");
         }
     }
 
