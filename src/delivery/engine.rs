@@ -45,7 +45,7 @@ pub struct Settings {
     pub routes: Routes,
     /// Connections at once to one destination.
     pub per_destination: usize,
-    /// Connections at once in all.
+    /// Connections at once in all. An eighth more is kept in reserve for users and destinations that have few.
     pub connections: usize,
     /// How long a connection is kept when nothing more comes.
     pub idle: Duration,

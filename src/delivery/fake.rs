@@ -98,7 +98,11 @@ pub(crate) fn acceptor(name: &str) -> (TlsAcceptor, rustls::RootCertStore) {
 
 impl Fake {
     pub(crate) async fn start(skills: Skills, manner: impl Fn(At, &str) -> Does + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), skills, manner).await
+    }
+
+    pub(crate) async fn start_at(address: SocketAddr, skills: Skills, manner: impl Fn(At, &str) -> Does + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let log = Arc::new(Mutex::new(Log::default()));
         let manner: Arc<Manner> = Arc::new(manner);

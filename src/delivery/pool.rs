@@ -1,8 +1,11 @@
 //! The connections that all destinations have together, shared out among destinations and users.
 //!
-//! Invariant: a destination, or the mail of one user, gets another slot only while it has fewer than are free. So neither
-//! has more than half of them, and who has none finds one as long as any is free: servers that hold their connections for
-//! ever do not stop the mail of others. Who waits is served in order, past those that have their share.
+//! A destination, or the mail of one user, may have as many slots as it likes while nobody else wants them. An eighth more
+//! is kept in reserve for destinations and users that have fewer slots than are free. So servers that hold their
+//! connections for ever do not stop the mail of others, and one busy user loses nothing on an idle relay.
+//!
+//! Invariant: a slot that becomes free goes first to a destination and user with fewer than are free. Within that, who waits
+//! is served in order.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +20,10 @@ pub(crate) struct Pool {
 }
 
 struct State {
+    /// With the reserve.
     free: usize,
+    /// The last slots, for those that have few.
+    reserve: usize,
     held: HashMap<Holder, usize>,
     waiting: VecDeque<Waiter>,
 }
@@ -31,6 +37,15 @@ enum Holder {
 /// Tells destinations apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct DestinationNo(pub(crate) u64);
+
+/// Who may have a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rule {
+    /// Who has fewer than are free.
+    Few,
+    /// Anybody, while the reserve is whole.
+    Anybody,
+}
 
 struct Waiter {
     destination: DestinationNo,
@@ -46,15 +61,19 @@ pub(crate) struct Slot {
 }
 
 impl Pool {
-    pub(crate) fn new(all: usize) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::new(State { free: all.max(1), held: HashMap::new(), waiting: VecDeque::new() }) })
+    /// `shared` slots for anybody, and an eighth more in reserve.
+    pub(crate) fn new(shared: usize) -> Arc<Self> {
+        let (shared, reserve) = (shared.max(1), shared.div_ceil(8).max(1));
+        let state = State { free: shared + reserve, reserve, held: HashMap::new(), waiting: VecDeque::new() };
+        Arc::new(Self { state: Mutex::new(state) })
     }
 
     /// A slot for the mail of the first of `users` that has not its share yet; waits until there is one.
     pub(crate) async fn slot(self: &Arc<Self>, destination: DestinationNo, users: Vec<User>) -> Option<Slot> {
         let granted = {
             let mut state = self.lock();
-            if let Some(user) = state.admit(destination, &users) {
+            let user = state.admit(Rule::Few, destination, &users).or_else(|| state.admit(Rule::Anybody, destination, &users));
+            if let Some(user) = user {
                 return Some(Slot { pool: self.clone(), destination, user });
             }
             let (grants, granted) = oneshot::channel();
@@ -69,16 +88,18 @@ impl Pool {
         let mut refused = Vec::new();
         {
             let mut state = self.lock();
-            for waiter in std::mem::take(&mut state.waiting) {
-                if waiter.granted.is_closed() {
-                    continue;
-                }
-                match state.admit(waiter.destination, &waiter.users) {
-                    Some(user) => {
-                        let slot = Slot { pool: self.clone(), destination: waiter.destination, user };
-                        refused.extend(waiter.granted.send(slot).err());
+            for rule in [Rule::Few, Rule::Anybody] {
+                for waiter in std::mem::take(&mut state.waiting) {
+                    if waiter.granted.is_closed() {
+                        continue;
                     }
-                    None => state.waiting.push_back(waiter),
+                    match state.admit(rule, waiter.destination, &waiter.users) {
+                        Some(user) => {
+                            let slot = Slot { pool: self.clone(), destination: waiter.destination, user };
+                            refused.extend(waiter.granted.send(slot).err());
+                        }
+                        None => state.waiting.push_back(waiter),
+                    }
                 }
             }
         }
@@ -92,11 +113,14 @@ impl Pool {
 
 impl State {
     /// Takes a slot for the destination and one of the users, if they may have one.
-    fn admit(&mut self, destination: DestinationNo, users: &[User]) -> Option<User> {
-        if self.free == 0 || self.of(&Holder::Destination(destination)) >= self.free {
-            return None;
-        }
-        let user = users.iter().find(|user| self.of(&Holder::User((*user).clone())) < self.free)?.clone();
+    fn admit(&mut self, rule: Rule, destination: DestinationNo, users: &[User]) -> Option<User> {
+        let user = match rule {
+            Rule::Few if self.of(&Holder::Destination(destination)) >= self.free => None,
+            Rule::Few => users.iter().find(|user| self.of(&Holder::User((*user).clone())) < self.free),
+            Rule::Anybody if self.free <= self.reserve => None,
+            Rule::Anybody => users.first(),
+        };
+        let user = user?.clone();
         self.free -= 1;
         self.take(Holder::Destination(destination));
         self.take(Holder::User(user.clone()));
@@ -180,7 +204,7 @@ mod tests {
     async fn neither_a_user_with_many_destinations_nor_a_destination_with_many_users_takes_all() {
         let pool = Pool::new(512);
         let greedy = all_of(&pool, "eve", |number| number).await;
-        assert_eq!(greedy.len(), 256);
+        assert_eq!(greedy.len(), 512, "nobody else wants them");
         assert!(soon(&pool, 9999, &["ann"]).await.is_some());
         drop(greedy);
 
@@ -188,15 +212,15 @@ mod tests {
         while let Some(slot) = soon(&pool, 1, &[&format!("user{}", crowd.len())]).await {
             crowd.push(slot);
         }
-        assert_eq!(crowd.len(), 256);
+        assert_eq!(crowd.len(), 512);
         assert!(soon(&pool, 2, &["ann"]).await.is_some());
         drop(crowd);
-        assert!(pool.lock().held.is_empty() && pool.lock().free == 512);
+        assert!(pool.lock().held.is_empty() && pool.lock().free == 576);
     }
 
     #[tokio::test]
     async fn who_waits_is_served_in_order_and_past_those_that_have_their_share() {
-        let pool = Pool::new(2);
+        let pool = Pool::new(1);
         let eve = soon(&pool, 1, &["eve"]).await.unwrap();
         let bob = soon(&pool, 2, &["bob"]).await.unwrap();
         let waits = |destination, name: &'static str| {
@@ -218,29 +242,28 @@ mod tests {
 
     #[tokio::test]
     async fn a_slot_counts_for_the_user_whose_mail_it_carries() {
-        let pool = Pool::new(4);
-        let mut shared = soon(&pool, 1, &["eve"]).await.unwrap();
-        let _more = soon(&pool, 2, &["eve"]).await.unwrap();
-        assert!(soon(&pool, 3, &["eve"]).await.is_none());
+        let pool = Pool::new(32);
+        let mut slots = all_of(&pool, "eve", |number| number).await;
+        assert!(soon(&pool, 99, &["eve"]).await.is_none());
 
-        shared.carries(&User::from("bob"));
+        slots.iter_mut().skip(3).for_each(|slot| slot.carries(&User::from("bob")));
 
-        assert_eq!(&**shared.user(), "bob");
-        assert!(soon(&pool, 3, &["eve"]).await.is_some());
+        assert_eq!(&**slots[3].user(), "bob");
+        assert!(soon(&pool, 99, &["eve"]).await.is_some(), "three, and four are free");
     }
 
     #[tokio::test]
     async fn a_destination_may_use_the_slot_of_any_of_its_users_and_even_the_only_one_is_used() {
-        let pool = Pool::new(4);
+        let pool = Pool::new(2);
         let _eve = (soon(&pool, 1, &["eve"]).await, soon(&pool, 2, &["eve"]).await);
 
         let slot = soon(&pool, 3, &["eve", "ann"]).await.unwrap();
 
         assert_eq!(&**slot.user(), "ann");
         let only = Pool::new(1);
-        let held = soon(&only, 1, &["a"]).await;
-        assert!(held.is_some() && soon(&only, 2, &["b"]).await.is_none());
+        let held = (soon(&only, 1, &["a"]).await, soon(&only, 2, &["b"]).await);
+        assert!(held.0.is_some() && held.1.is_some() && soon(&only, 3, &["c"]).await.is_none());
         drop(held);
-        assert!(soon(&only, 2, &["b"]).await.is_some(), "one that gave up waiting takes nothing with it");
+        assert!(soon(&only, 3, &["c"]).await.is_some(), "one that gave up waiting takes nothing with it");
     }
 }

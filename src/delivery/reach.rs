@@ -73,7 +73,7 @@ enum Refusing {
     NobodyAsked,
     /// All that were asked say so.
     All(Account),
-    /// At least one may take mail another time.
+    /// At least one may take mail another time, or is a smart host.
     NotAll,
 }
 
@@ -92,7 +92,7 @@ impl<'a> Search<'a> {
     pub(crate) async fn run(mut self, target: &Target) -> Result<Reached, Account> {
         let found = match target {
             Target::SmartHosts(route) => match &**route {
-                Route::SmartHosts(hosts) => self.smart_hosts(hosts).await?,
+                Route::SmartHosts(hosts) => self.smart_hosts(hosts).await,
                 Route::Mx | Route::Maildir(_) => None,
             },
             Target::Domain(domain) => self.exchangers(domain).await?,
@@ -112,13 +112,13 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// An error here is final: every host is ourselves.
-    async fn smart_hosts(&mut self, hosts: &[SmartHost]) -> Result<Option<Reached>, Account> {
-        let mut ours = None;
+    /// Nothing here is final. A smart host that is not found, is ourselves or takes no mail is a mistake of the administrator,
+    /// and no reason to return the mail of users.
+    async fn smart_hosts(&mut self, hosts: &[SmartHost]) -> Option<Reached> {
+        self.refusing = Refusing::NotAll;
         for host in hosts {
             let addresses = match self.context.resolver.addresses(&host.host).await {
                 Ok(addresses) => addresses,
-                // A smart host that is not found is a mistake of ours, and no reason to return mail.
                 Err(failure) => {
                     tracing::warn!(event = "smart_host_not_found", host = host.host, error = %failure);
                     self.fail(local(Class::Transient, 4, format!("smart host {}: {failure}", host.host)));
@@ -136,22 +136,19 @@ impl<'a> Search<'a> {
                 match self.context.ourselves.judge_smart_host(endpoint.address) {
                     Judgement::Go | Judgement::Refused(_) => {}
                     Judgement::Us => {
-                        tracing::error!(event = "smart_host_is_us", host = endpoint.label(), remedy = "name another smart host");
-                        ours = Some(endpoint.label());
+                        let label = endpoint.label();
+                        tracing::error!(event = "smart_host_is_us", host = label, remedy = "name another smart host");
+                        let words = format!("mail would come back to this host: the smart host {label} is this relay itself");
+                        self.fail(local(Class::Transient, 6, words));
                         continue;
                     }
                 }
                 if let Some(reached) = self.attempt(endpoint).await {
-                    return Ok(Some(reached));
+                    return Some(reached);
                 }
             }
         }
-        match ours {
-            Some(label) if self.is_over() => {
-                Err(local(Class::Permanent, 6, format!("mail would come back to this host: the smart host {label} is this relay itself")))
-            }
-            Some(_) | None => Ok(None),
-        }
+        None
     }
 
     /// An error here is about the domain, and final for this search.

@@ -1,5 +1,7 @@
 """From the queue to the next host: a real Postfix, and a sink that misbehaves on demand."""
 
+import email
+import email.policy
 import os
 import shutil
 import time
@@ -222,6 +224,55 @@ class Trouble(OwnRelay):
         self.assertRegex(report, rb"Original-Recipient: rfc822; ?first@near\.test")
         self.assertNotIn(b"the secret body", report)
 
+    def test_every_report_on_8_bit_mail_passes_the_only_hop_though_that_takes_7_bits_only(self):
+        refusal = "550 5.1.1 Empfänger „bad“ unbekannt"
+        sink = self.start_sink(answer=lambda verb, line: refusal if verb == "RCPT" and "<bad@" in line else None)
+        sink.EXTENSIONS = ("PIPELINING", "SIZE 104857600", "ENHANCEDSTATUSCODES")
+        relay = self.start_relay()
+        body = "Grüße, 世界\r\n.\r\nFrom here on\r\n".encode()
+        plain = {"MIME-Version": "1.0", "Content-Type": "text/plain; charset=utf-8", "Content-Transfer-Encoding": "8bit"}
+        eight_bit_name = {"Content-Disposition": 'inline; filename="ü.txt"', **plain}
+        ways = {"declared": (" BODY=8BITMIME", "", body, plain), "undeclared": ("", "", body, {}), "ascii": ("", "", b"hello\r\n", {}),
+                "header only": (" RET=HDRS BODY=8BITMIME", " NOTIFY=FAILURE", body, eight_bit_name)}
+        marks = {way: unique(f"8 bit {way}") for way in ways}
+
+        with bed.Client.logged_in() as client:
+            for way, (of_mail, of_rcpt, text, fields) in ways.items():
+                client.says(f"MAIL FROM:<demo@relay.test>{of_mail}")
+                client.says(f"RCPT TO:<bad@far.test>{of_rcpt}")
+                client.says("DATA", "354")
+                client.send(bed.stuffed(bed.letter(marks[way], text, **{"X-Note": "für alle", **fields})) + b".\r\n")
+                client.expects("250")
+            client.says("MAIL FROM:<demo@relay.test> BODY=8BITMIME")
+            client.says("RCPT TO:<good@far.test> NOTIFY=SUCCESS")
+            client.says("DATA", "354")
+            client.send(bed.stuffed(bed.letter(unique("8 bit success"), body, **{"X-Note": "für alle", **plain})) + b".\r\n")
+            client.expects("250")
+
+        reports = sink.wait(5, 30, where=lambda message: message.sender == "")
+        for message in sink.messages:
+            self.assertTrue(message.data.isascii(), message.data)
+            self.assertLessEqual(max(map(len, message.data.split(b"\r\n"))), 998)
+        found = {}
+        for report in reports:
+            self.assertEqual(report.recipients, ["demo@relay.test"])
+            words, fields, original = email.message_from_bytes(report.data, policy=email.policy.default).iter_parts()
+            octets = original.get_payload(decode=True)
+            head = original.get_content() if octets is None else email.message_from_string(octets.decode(), policy=email.policy.default)
+            self.assertEqual(head["X-Note"], "für alle")
+            found[head["Subject"]] = (words.get_content(), head, original.get_content_type())
+        for way, (_, _, text, _) in ways.items():
+            said, head, kind = found[marks[way]]
+            self.assertIn(refusal, " ".join(said.split()))
+            if way == "header only":
+                self.assertEqual(kind, "text/rfc822-headers")
+            else:
+                self.assertEqual(head.get_content().splitlines(), text.decode().splitlines())
+        good = sink.wait(1, where=lambda message: message.recipients == ["good@far.test"])[0]
+        taken = email.message_from_bytes(good.data, policy=email.policy.default)
+        self.assertEqual(taken.get_content().splitlines(), body.decode().splitlines())
+        self.assertNotIn("event=dropped", relay.log())
+
     def test_nobody_is_told_who_asked_not_to_be_nor_a_null_sender(self):
         sink = self.start_sink(answer=self.refuse_bad)
         relay = self.start_relay()
@@ -303,13 +354,14 @@ class Trouble(OwnRelay):
         relay.wait_log(r"event=(failed|deferred) .*rcpt=root@relay\.test ")
         self.assertEqual(own.connections, 0)
 
-    def test_a_smart_host_that_is_the_relay_itself_returns_the_mail_as_a_loop(self):
+    def test_a_smart_host_that_is_the_relay_itself_returns_no_mail(self):
         relay = self.start_relay(routes=[{"domains": ["*"], "smart_hosts": [{"host": "relay.test", "port": bed.STARTTLS, "tls": "none"}]}])
 
         with bed.Client.logged_in() as client:
             client.mails(bed.letter(unique("circle")))
 
-        relay.wait_log(r"event=failed .*status=5\.4\.6")
+        relay.wait_log(r"event=smart_host_is_us .*remedy=")
+        relay.wait_log(r"event=deferred .*status=4\.4\.6")
 
     def test_a_maildir_route_files_the_mail(self):
         box = Path("/var/mail/archive")

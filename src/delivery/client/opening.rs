@@ -158,7 +158,9 @@ impl Opening {
     /// RFC 5321 §3.2: a server that does not know EHLO may know HELO. Without EHLO there is neither
     /// TLS nor AUTH.
     fn may_say_helo(&self, reply: &Reply<'_>) -> bool {
-        let unknown = reply.meaning() == Meaning::Never && !reply.is_about_the_opening();
+        // A host that takes no mail at all (RFC 7504 §2) takes none after HELO either.
+        let no_mail = reply.is(521) || reply.is(556);
+        let unknown = reply.meaning() == Meaning::Never && !reply.is_about_the_opening() && !no_mail;
         unknown && self.demand != TlsDemand::Required && self.login == Wish::NoLogin
     }
 
@@ -353,6 +355,16 @@ mod tests {
             let trouble = play.hears(code, "").unwrap_err();
 
             assert_eq!(trouble.account("r").status.class, Class::Transient, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_never_takes_mail_is_not_asked_a_second_time_with_helo() {
+        for code in [521, 556] {
+            let mut play = Play::new(TlsDemand::Opportunistic, Cover::Clear, Wish::NoLogin);
+            play.hears(220, "").unwrap();
+
+            assert_eq!(play.hears(code, "no mail here").unwrap_err().kind, Kind::NoMail, "{code}");
         }
     }
 
