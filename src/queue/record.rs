@@ -28,6 +28,8 @@ use crate::smtp::status::{Class, EnhancedStatus};
 const VERSION: u8 = 1;
 /// Of a head with the token of its hand-off.
 const WITH_TOKEN: u8 = 2;
+/// Octets of a head that end with the token.
+pub(crate) const START: usize = 1 + 8 + Token::OCTETS;
 /// Longest text that is read back.
 const TEXT_LIMIT: usize = u16::MAX as usize;
 
@@ -80,9 +82,9 @@ pub(crate) fn take_head(id: QueueId, bytes: &[u8]) -> Option<Head> {
     Some(Head { author, trace, envelope })
 }
 
-/// The token of the hand-off, if there is one.
-pub(crate) fn take_token(id: QueueId, bytes: &[u8]) -> Option<Token> {
-    take_start(id, &mut Input(unseal(bytes)?))?
+/// The token of the hand-off, if there is one, from the first [`START`] octets of a head.
+pub(crate) fn take_token(id: QueueId, start: &[u8]) -> Option<Token> {
+    take_start(id, &mut Input(start))?
 }
 
 /// What stands before the author: the token.

@@ -254,8 +254,8 @@ impl QueueStore for SqliteStore {
     }
 
     async fn recent(&self, limit: usize) -> Result<Vec<(Token, QueueId)>, StoreError> {
-        let heads = self.asked(|answer| Op::Read(Read::Recent { limit, answer })).await?;
-        Ok(heads.into_iter().filter_map(|(id, head)| Some((take_token(id, &head)?, id))).collect())
+        let starts = self.asked(|answer| Op::Read(Read::Recent { limit, answer })).await?;
+        Ok(starts.into_iter().filter_map(|(id, start)| Some((take_token(id, &start)?, id))).collect())
     }
 
     async fn draft(&self) -> Result<BodyDraft, StoreError> {

@@ -222,10 +222,10 @@ pub(super) fn one(db: &Connection, with_noted: &HashSet<QueueId>, id: QueueId) -
     Ok(found)
 }
 
-/// The newest messages with their heads.
-pub(super) fn recent(db: &Connection, limit: usize) -> rusqlite::Result<Vec<(QueueId, Vec<u8>)>> {
-    let mut statement = db.prepare_cached("SELECT id, head FROM messages ORDER BY id DESC LIMIT ?")?;
-    let mut rows = statement.query([i64::try_from(limit).unwrap_or(i64::MAX)])?;
+/// The newest messages, each with the first `octets` of its head. A whole head can have two MiB, and there are thousands.
+pub(super) fn recent(db: &Connection, limit: usize, octets: usize) -> rusqlite::Result<Vec<(QueueId, Vec<u8>)>> {
+    let mut statement = db.prepare_cached("SELECT id, substr(head, 1, ?) AS head FROM messages ORDER BY id DESC LIMIT ?")?;
+    let mut rows = statement.query([octets, limit].map(|it| i64::try_from(it).unwrap_or(i64::MAX)))?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         if let Some(id) = id_of(row)? {

@@ -354,3 +354,18 @@ async fn settlements_take_no_longer_than_acceptances() {
     let settling = start.elapsed();
     assert!(settling < accepting * 2 + Duration::from_millis(500), "{settling:?} after {accepting:?}");
 }
+
+#[tokio::test]
+async fn what_is_read_of_the_newest_messages_at_the_start_does_not_grow_with_their_recipients() {
+    let place = Place::new();
+    let store = place.open();
+    let names: Vec<_> = (0..2000).map(|number| format!("somebody-{number}@b.example")).collect();
+    let token = Token::fresh();
+    let wide = NewMessage { token: Some(token), ..new_message(&names.iter().map(String::as_str).collect::<Vec<_>>()) };
+    let id = store.accept(wide, NewBody::Small(Bytes::from_static(b"x")), Claim::Leave).await.unwrap().id;
+
+    let read = store.asked(|answer| Op::Read(Read::Recent { limit: 100, answer })).await.unwrap();
+
+    assert!(read.iter().all(|(_, octets)| octets.len() <= 32), "{:?}", read.iter().map(|it| it.1.len()).collect::<Vec<_>>());
+    assert_eq!(store.recent(100).await.unwrap(), [(token, id)]);
+}

@@ -29,6 +29,7 @@ use super::request::{Later, Loaded, LoadedDue, Op, Read, ThenRow, Write};
 use super::reserve::Reserve;
 use super::rows::{self, Gone, RawRow};
 use crate::handoff::QueueId;
+use crate::queue::record::START;
 use crate::queue::spool::{Spool, fatal};
 use crate::queue::store::{Change, Claim, Claimed, DueQuery, StoreError};
 
@@ -368,7 +369,7 @@ impl Writer {
                 let _ = answer.send(marked);
             }
             Read::Recent { limit, answer } => {
-                let _ = answer.send(rows::recent(&self.db, limit).map_err(|error| self.classify(&error).error()));
+                let _ = answer.send(rows::recent(&self.db, limit, START).map_err(|error| self.classify(&error).error()));
             }
             Read::One { id, answer } => {
                 let one = rows::one(&self.db, &self.with_noted, id).and_then(|row| row.map(|row| self.load(row)).transpose());
