@@ -3,8 +3,8 @@
 //! Whoever can connect could otherwise decide how much is logged, and push out what matters. For each network the first
 //! lines of a kind in a minute are written; the others are counted and written as one line when the minute is over.
 //! Invariant: lines about sessions that logged in do not pass through here. Whoever connects from wherever, at most
-//! [`OF_ALL`] lines of a kind are written in a minute, [`NETWORKS`] networks are remembered, and [`SUMMARIES`] of them
-//! have a line of their own when the minute is over; the others share one.
+//! [`OF_ALL`] lines of a kind are written in a minute, [`NETWORKS`] networks are remembered for each kind, and
+//! [`SUMMARIES`] of all have a line of their own when the minute is over; the others share one. No kind takes from another.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -18,8 +18,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 const OF_NETWORK: u64 = 5;
 /// Lines of one kind in a minute that are written, of all networks.
 const OF_ALL: u64 = 100;
-/// Networks that are counted on their own.
-const NETWORKS: usize = 1024;
+/// Networks that are counted on their own, for each kind.
+const NETWORKS: usize = 512;
 /// Networks that have a line of their own when the minute is over.
 const SUMMARIES: usize = 20;
 
@@ -82,10 +82,15 @@ pub struct Strangers {
 #[derive(Debug)]
 struct Minute {
     began: Instant,
-    written: HashMap<Line, u64>,
-    by_network: HashMap<(Line, IpAddr), Count>,
+    kinds: HashMap<Line, Kind>,
+}
+
+#[derive(Debug, Default)]
+struct Kind {
+    written: u64,
+    by_network: HashMap<IpAddr, Count>,
     /// What was left out of networks that are not remembered.
-    others: HashMap<Line, u64>,
+    others: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -152,36 +157,45 @@ impl Strangers {
 
 impl Minute {
     fn new(began: Instant) -> Self {
-        Self { began, written: HashMap::new(), by_network: HashMap::new(), others: HashMap::new() }
+        Self { began, kinds: HashMap::new() }
     }
 
     fn note(&mut self, line: Line, network: IpAddr) -> Written {
-        let written = self.written.entry(line).or_default();
-        let is_full = self.by_network.len() >= NETWORKS && !self.by_network.contains_key(&(line, network));
-        if is_full {
-            *self.others.entry(line).or_default() += 1;
-            return Written::Counted;
-        }
-        let count = self.by_network.entry((line, network)).or_default();
-        if count.written < OF_NETWORK && *written < OF_ALL {
-            count.written += 1;
-            *written += 1;
-            return Written::Yes;
-        }
-        count.left_out += 1;
-        Written::Counted
+        self.kinds.entry(line).or_default().note(network)
     }
 
     /// The networks that had most left out, and what was left out of the others.
     fn summaries(mut self) -> Vec<Summary> {
-        let mut own: Vec<_> = self.by_network.into_iter().filter(|(_, count)| count.left_out > 0).collect();
-        own.sort_unstable_by_key(|((line, network), count)| (std::cmp::Reverse(count.left_out), *line, *network));
-        for ((line, _), count) in own.drain(own.len().min(SUMMARIES)..) {
-            *self.others.entry(line).or_default() += count.left_out;
+        let counts = |(line, kind): (&Line, &Kind)| {
+            let line = *line;
+            kind.by_network.iter().map(move |(network, count)| (line, *network, count.left_out)).collect::<Vec<_>>()
+        };
+        let mut own: Vec<_> = self.kinds.iter().flat_map(counts).filter(|(_, _, left_out)| *left_out > 0).collect();
+        own.sort_unstable_by_key(|(line, network, left_out)| (std::cmp::Reverse(*left_out), *line, *network));
+        for (line, _, left_out) in own.drain(own.len().min(SUMMARIES)..) {
+            self.kinds.entry(line).or_default().others += left_out;
         }
-        let own = own.into_iter().map(|((of, network), count)| Summary { of, network: Some(network), lines: count.left_out });
-        let others = Line::ALL.into_iter().filter_map(|of| self.others.get(&of).map(|lines| Summary { of, network: None, lines: *lines }));
-        own.chain(others).collect()
+        let own = own.into_iter().map(|(of, network, lines)| Summary { of, network: Some(network), lines });
+        let others =
+            Line::ALL.into_iter().filter_map(|of| self.kinds.get(&of).map(|kind| Summary { of, network: None, lines: kind.others }));
+        own.chain(others.filter(|summary| summary.lines > 0)).collect()
+    }
+}
+
+impl Kind {
+    fn note(&mut self, network: IpAddr) -> Written {
+        if self.by_network.len() >= NETWORKS && !self.by_network.contains_key(&network) {
+            self.others += 1;
+            return Written::Counted;
+        }
+        let count = self.by_network.entry(network).or_default();
+        if count.written < OF_NETWORK && self.written < OF_ALL {
+            count.written += 1;
+            self.written += 1;
+            return Written::Yes;
+        }
+        count.left_out += 1;
+        Written::Counted
     }
 }
 
@@ -216,11 +230,20 @@ mod tests {
         let lines = written(&mut minute, Line::SessionEnded, 0..all);
 
         assert_eq!(lines as u64, OF_ALL);
-        assert!(minute.by_network.len() <= NETWORKS);
+        assert!(minute.kinds[&Line::SessionEnded].by_network.len() <= NETWORKS);
         let summaries = minute.summaries();
         assert_eq!(summaries.len(), SUMMARIES + 1);
         assert_eq!(summaries.iter().map(|it| it.lines).sum::<u64>() + OF_ALL, u64::from(all));
         assert_eq!(summaries.last().unwrap().network, None);
+    }
+
+    #[test]
+    fn many_networks_that_cause_one_kind_of_line_push_out_no_other_kind() {
+        let mut minute = Minute::new(Instant::now());
+        written(&mut minute, Line::SessionEnded, 0..100_000);
+
+        assert_eq!(written(&mut minute, Line::AcceptFailed, std::iter::once(200_000)), 1);
+        assert_eq!(written(&mut minute, Line::Login, 200_000..200_010), 10);
     }
 
     #[test]
