@@ -237,7 +237,7 @@ impl Transfer {
         let Said::Answer(answer) = said else { return Err(HandoffError::Nonsense) };
         self.shared.give_back(stream);
         if answer == Answer::Refused(Refused::Full) {
-            self.shared.questions.is_full();
+            self.shared.questions.doubt();
         }
         Ok(answer)
     }

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
@@ -68,7 +68,8 @@ impl Questions {
                 Ok(Said::Answer(answer @ Answer::Accepted(_))) => return Ok(answer),
                 Ok(Said::Absent) => return Err(HandoffError::Lost(lost)),
                 Ok(Said::Answer(Answer::Refused(_)) | Said::Room(_)) => return Err(HandoffError::Unanswered(lost)),
-                Err(error) => tracing::info!(event = "handoff_unanswered", error = %error, reason = "asking again"),
+                // One line for the message is enough: hundreds may wait for a queue that is away for minutes.
+                Err(error) => tracing::debug!(event = "handoff_unanswered", error = %error, reason = "asking again"),
             }
             sleep(pause).await;
             pause = (pause * 2).min(LONG);
@@ -89,9 +90,9 @@ impl Questions {
         }
     }
 
-    /// A message was refused for want of room.
-    pub(super) fn is_full(&self) {
-        self.learn(Some(0));
+    /// A message was refused for want of room. A smaller one may still come in, so the queue is asked again.
+    pub(super) fn doubt(&self) {
+        *self.known() = None;
     }
 
     async fn ask_for_room(&self) -> Option<u64> {
@@ -110,12 +111,15 @@ impl Questions {
     }
 
     fn fresh(&self) -> Option<Known> {
-        let known = *self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.filter(|it| it.at.elapsed() < FRESH)
+        self.known().filter(|it| it.at.elapsed() < FRESH)
     }
 
     fn learn(&self, octets: Option<u64>) {
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(Known { at: Instant::now(), octets });
+        *self.known() = Some(Known { at: Instant::now(), octets });
+    }
+
+    fn known(&self) -> MutexGuard<'_, Option<Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn ask(&self, question: &[u8], deadline: Instant) -> Result<Said, HandoffError> {

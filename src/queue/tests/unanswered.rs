@@ -131,3 +131,33 @@ async fn the_front_end_learns_before_the_text_whether_there_is_room() {
     let nobody = Pool::new("/nonexistent/queue", Limits::default());
     assert_eq!(nobody.room(None).await, Room::Unknown);
 }
+
+#[tokio::test]
+async fn a_message_that_is_too_large_for_the_disk_does_not_keep_smaller_ones_out() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("handoff");
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    let queue = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (mut buffer, mut octets) = (bytes::BytesMut::new(), Vec::new());
+            while octets.is_empty() {
+                stream.read_buf(&mut buffer).await.unwrap();
+                while let Some(frame) = wire::take_frame(&mut buffer).unwrap() {
+                    match frame {
+                        Frame::Opening(..) | Frame::Chunk(_) | Frame::Ask(_) => {}
+                        Frame::End => wire::put_said(&mut octets, Said::Answer(Answer::Refused(Refused::Full))),
+                        Frame::Room => wire::put_said(&mut octets, Said::Room(1_000_000)),
+                    }
+                }
+            }
+            stream.write_all(&octets).await.unwrap();
+        }
+    });
+    let pool = Pool::new(&path, Limits { patience: SOON, ..Limits::default() });
+
+    assert_eq!(send(&pool, &opening(), b"x").await.unwrap(), Answer::Refused(Refused::Full));
+
+    assert_eq!(pool.room(Some(1000)).await, Room::Enough);
+    assert_eq!(pool.room(Some(1_000_000)).await, Room::TooLittle);
+    queue.abort();
+}
