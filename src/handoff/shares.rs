@@ -1,7 +1,8 @@
 //! A fixed number of slots, shared out among those who ask for one.
 //!
-//! Invariant: a holder gets another slot only while it has fewer than its share and fewer than are free. So one holder
-//! never has more than its share, holders that come later get fewer, and who has none finds one as long as any is free.
+//! Invariant: a holder gets more slots only while it then has no more than its share and no more than were free. So one
+//! holder never has more than its share, holders that come later get fewer, and whoever has none finds one as long as any
+//! is free.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -21,11 +22,12 @@ struct Taken<K> {
     by_holder: HashMap<K, usize>,
 }
 
-/// One slot; free again when it is dropped.
+/// One slot or several that were taken together; free again when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Share<K: Eq + Hash> {
     shares: Arc<Shares<K>>,
     holders: Vec<K>,
+    slots: usize,
 }
 
 impl<K: Eq + Hash + Clone> Shares<K> {
@@ -37,17 +39,22 @@ impl<K: Eq + Hash + Clone> Shares<K> {
 
     /// A slot that counts for each of `holders`, unless one of them has its share.
     pub(crate) fn take(self: &Arc<Self>, holders: Vec<K>) -> Option<Share<K>> {
+        self.take_together(holders, 1)
+    }
+
+    /// The same for several slots, of which there are all or none.
+    pub(crate) fn take_together(self: &Arc<Self>, holders: Vec<K>, slots: usize) -> Option<Share<K>> {
         let mut taken = self.taken();
         let free = self.all.saturating_sub(taken.total);
         let most = holders.iter().filter_map(|holder| taken.by_holder.get(holder)).max().copied().unwrap_or(0);
-        if free == 0 || most >= self.each.min(free) {
+        if most.saturating_add(slots) > self.each.min(free) {
             return None;
         }
-        taken.total += 1;
+        taken.total += slots;
         for holder in &holders {
-            *taken.by_holder.entry(holder.clone()).or_default() += 1;
+            *taken.by_holder.entry(holder.clone()).or_default() += slots;
         }
-        Some(Share { shares: Arc::clone(self), holders })
+        Some(Share { shares: Arc::clone(self), holders, slots })
     }
 
     /// Whether more than half of the slots are taken.
@@ -65,10 +72,10 @@ impl<K: Eq + Hash> Shares<K> {
 impl<K: Eq + Hash> Drop for Share<K> {
     fn drop(&mut self) {
         let mut taken = self.shares.taken();
-        taken.total = taken.total.saturating_sub(1);
+        taken.total = taken.total.saturating_sub(self.slots);
         for holder in &self.holders {
             if let Some(held) = taken.by_holder.get_mut(holder) {
-                *held = held.saturating_sub(1);
+                *held = held.saturating_sub(self.slots);
                 if *held == 0 {
                     taken.by_holder.remove(holder);
                 }
@@ -106,6 +113,18 @@ mod tests {
         assert!(shares.take(vec!["ann", "hotel"]).is_none(), "ann has two");
         let _third = shares.take(vec!["bob", "office"]).unwrap();
         assert!(shares.take(vec!["eve", "office"]).is_none(), "the office has two");
+    }
+
+    #[test]
+    fn slots_that_are_taken_together_count_as_many() {
+        let shares = Shares::new(100, 25);
+        let large = shares.take_together(vec!["ann"], 20);
+
+        assert!(large.is_some() && shares.take_together(vec!["ann"], 6).is_none());
+        assert!(shares.take_together(vec!["bob"], 26).is_none(), "more than anybody's share");
+        assert_eq!(all_of(&shares, &["ann"]).len(), 5);
+        drop(large);
+        assert!(shares.taken().by_holder.is_empty() && shares.taken().total == 0);
     }
 
     #[test]

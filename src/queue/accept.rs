@@ -7,14 +7,15 @@
 //!
 //! Invariant: `Answer::Accepted` is made in `Intake::finish`, from an id that `QueueStore::accept` gave; the front
 //! end's word about who sends is never believed, only the ticket's; what it checks of an envelope is checked again. A
-//! message takes at most 64 KiB of memory here beside its envelope, and envelopes share a fixed amount. A refused message
-//! is read to its end and forgotten, so that the connection stays good for the next.
+//! message takes at most 64 KiB of memory here beside its envelope, and envelopes share a fixed amount, of which one user
+//! has a quarter at most. A refused message is read to its end, so that the connection stays good for the next; nothing of
+//! it is kept meanwhile.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::tz::TimeZone;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, mpsc};
 
 use super::footprint;
 use super::message::{Arrival, Author, Message, NewMessage};
@@ -27,6 +28,9 @@ use crate::handoff::bounds::{self, Beyond};
 use crate::handoff::shares::{Share, Shares};
 use crate::handoff::{Answer, Opening, Proof, QueueId, Refused, Token};
 use crate::message::message_id::MessageId;
+use crate::message::trace::Trace;
+use crate::smtp::SessionId;
+use crate::smtp::envelope::Envelope;
 
 /// Octets of body beyond which nothing is taken.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +47,8 @@ const OF_ONE_USER: usize = 512;
 const OF_ALL: usize = 1024;
 /// Octets of envelopes that may be in memory while their texts come in, in KiB.
 const ENVELOPES: usize = 64 * 1024;
+/// Those of one user. Some of the largest ones fit, and whoever lets their texts drip leaves room to the others.
+const ENVELOPES_OF_ONE_USER: usize = ENVELOPES / 4;
 
 /// How much of a large body comes in before the disk is asked for room again.
 const STRIDE: u64 = 256 * 1024;
@@ -57,7 +63,7 @@ pub struct Door<S> {
     zone: TimeZone,
     active: Active,
     users: Arc<Shares<String>>,
-    envelopes: Arc<Semaphore>,
+    envelopes: Arc<Shares<String>>,
     receipts: Receipts,
 }
 
@@ -81,28 +87,36 @@ pub struct Fresh {
 /// One message coming in.
 pub(super) struct Intake<'a, S: QueueStore> {
     door: &'a Door<S>,
-    opening: Opening,
+    session: SessionId,
     token: Token,
     size: u64,
     message_id: MessageId,
     state: State<S>,
-    _room: Option<Room>,
+}
+
+/// What is kept of a message while its text comes in.
+struct Coming {
+    author: Author,
+    envelope: Envelope,
+    trace: Trace,
+    _room: Room,
 }
 
 /// What a message that is coming in takes from the others.
 struct Room {
     _of_user: Share<String>,
-    _envelope: OwnedSemaphorePermit,
+    _envelope: Share<String>,
 }
 
+/// A message that is declined has nothing here: its sender may take an hour to come to its end.
 enum State<S: QueueStore> {
     Small {
-        author: Author,
+        coming: Box<Coming>,
         body: Vec<u8>,
     },
     /// `asked` is the size at which the disk was last asked for room.
     Large {
-        author: Author,
+        coming: Box<Coming>,
         draft: S::Draft,
         asked: u64,
     },
@@ -118,17 +132,24 @@ impl<S: QueueStore> Door<S> {
         active: Active,
         receipts: Receipts,
     ) -> Self {
-        let (users, envelopes) = (Shares::new(OF_ALL, OF_ONE_USER), Arc::new(Semaphore::new(ENVELOPES)));
+        let (users, envelopes) = (Shares::new(OF_ALL, OF_ONE_USER), Shares::new(ENVELOPES, ENVELOPES_OF_ONE_USER));
         Self { store, tickets, limit, most_recipients, zone, active, users, envelopes, receipts }
     }
 
     /// Looks at the opening; whatever comes of it is said after the end.
     pub(super) fn open(&self, opening: Opening, token: Token) -> Intake<'_, S> {
-        let (state, room) = match self.admit(&opening) {
-            Ok((author, room)) => (State::Small { author, body: Vec::new() }, Some(room)),
-            Err(refused) => (State::Declined(refused), None),
+        let session = opening.session;
+        let state = match self.admit(&opening) {
+            Ok((author, room)) => {
+                let Opening { envelope, trace, .. } = opening;
+                State::Small { coming: Box::new(Coming { author, envelope, trace, _room: room }), body: Vec::new() }
+            }
+            Err(refused) => {
+                tracing::info!(event = "declined", session = %session, from = %opening.envelope.sender, reason = ?refused);
+                State::Declined(refused)
+            }
         };
-        Intake { door: self, opening, token, size: 0, message_id: MessageId::default(), state, _room: room }
+        Intake { door: self, session, token, size: 0, message_id: MessageId::default(), state }
     }
 
     fn admit(&self, opening: &Opening) -> Result<(Author, Room), Refused> {
@@ -157,7 +178,7 @@ impl<S: QueueStore> Door<S> {
             return Err(Refused::TooLarge);
         }
         let cost = declared.saturating_add(footprint::disk(&opening.envelope));
-        self.store.room_for(cost).map_err(|error| refusal(&error, opening))?;
+        self.store.room_for(cost).map_err(|error| refusal(&error, session))?;
         Ok((author, room))
     }
 
@@ -167,11 +188,11 @@ impl<S: QueueStore> Door<S> {
             Author::User { user, .. } => user.clone(),
             Author::Report { .. } => String::new(),
         };
-        let of_user = self.users.take(vec![user]);
+        let of_user = self.users.take(vec![user.clone()]);
         let octets = footprint::incoming(&opening.envelope);
-        let envelope = Arc::clone(&self.envelopes).try_acquire_many_owned(u32::try_from(octets / 1024 + 1).unwrap_or(u32::MAX));
+        let envelope = self.envelopes.take_together(vec![user], usize::try_from(octets / 1024 + 1).unwrap_or(usize::MAX));
         match (of_user, envelope) {
-            (Some(of_user), Ok(envelope)) => Ok(Room { _of_user: of_user, _envelope: envelope }),
+            (Some(of_user), Some(envelope)) => Ok(Room { _of_user: of_user, _envelope: envelope }),
             (_, _) => {
                 tracing::warn!(event = "door_crowded", session = %opening.session, reason = "too many messages are coming in");
                 Err(Refused::Fault)
@@ -186,7 +207,7 @@ impl<'a, S: QueueStore> Intake<'a, S> {
         self.size = self.size.saturating_add(bytes.len() as u64);
         self.message_id.read(&bytes);
         if self.size > self.door.limit.0 {
-            self.state = State::Declined(Refused::TooLarge);
+            self.decline(Refused::TooLarge);
         }
         let written = match &mut self.state {
             State::Declined(_) => Ok(()),
@@ -209,7 +230,15 @@ impl<'a, S: QueueStore> Intake<'a, S> {
             }
         };
         if let Err(error) = written {
-            self.state = State::Declined(refusal(&error, &self.opening));
+            self.decline(refusal(&error, self.session));
+        }
+    }
+
+    /// The text goes on, and nobody wants it any more.
+    fn decline(&mut self, refused: Refused) {
+        if let State::Small { coming, .. } | State::Large { coming, .. } = &self.state {
+            tracing::info!(event = "declined", session = %self.session, from = %coming.envelope.sender, size = self.size, reason = ?refused);
+            self.state = State::Declined(refused);
         }
     }
 
@@ -217,27 +246,27 @@ impl<'a, S: QueueStore> Intake<'a, S> {
     async fn grow(&mut self, bytes: Bytes) -> Result<(), StoreError> {
         self.door.store.room_for(SMALL_BODY as u64)?;
         let mut draft = self.door.store.draft().await?;
-        let State::Small { author, body } = std::mem::replace(&mut self.state, State::Declined(Refused::Fault)) else {
-            return Ok(());
-        };
-        draft.write(Bytes::from(body)).await?;
+        if let State::Small { body, .. } = &mut self.state {
+            draft.write(Bytes::from(std::mem::take(body))).await?;
+        }
         draft.write(bytes).await?;
-        self.state = State::Large { author, draft, asked: self.size };
+        self.state = match std::mem::replace(&mut self.state, State::Declined(Refused::Fault)) {
+            State::Small { coming, .. } => State::Large { coming, draft, asked: self.size },
+            other @ (State::Large { .. } | State::Declined(_)) => other,
+        };
         Ok(())
     }
 
     /// The message has come whole. Only here is one accepted.
     /// Nothing when it cannot be known whether it was: then nothing may be said either.
     pub(super) async fn finish(self) -> Option<Finished<'a, S>> {
-        let (author, body) = match self.state {
-            State::Declined(refused) => {
-                tracing::info!(event = "declined", session = %self.opening.session, from = %self.opening.envelope.sender, size = self.size, reason = ?refused);
-                return Some(Finished::refused(self.door, refused));
-            }
-            State::Small { author, body } => (author, NewBody::Small(Bytes::from(body))),
-            State::Large { author, draft, .. } => (author, NewBody::Large(draft)),
+        let (coming, body) = match self.state {
+            State::Declined(refused) => return Some(Finished::refused(self.door, refused)),
+            State::Small { coming, body } => (coming, NewBody::Small(Bytes::from(body))),
+            State::Large { coming, draft, .. } => (coming, NewBody::Large(draft)),
         };
-        let Opening { envelope, trace, session, .. } = self.opening;
+        let session = self.session;
+        let Coming { author, envelope, trace, _room } = *coming;
         let Some(pending) = self.door.receipts.begin(self.token) else {
             tracing::warn!(event = "not_accepted", session = %session, reason = "the front end has asked for it and heard that it is absent");
             return Some(Finished::refused(self.door, Refused::Fault));
@@ -334,8 +363,8 @@ impl<S: QueueStore> Door<S> {
     }
 }
 
-fn refusal(error: &StoreError, opening: &Opening) -> Refused {
-    tracing::error!(event = "not_accepted", session = %opening.session, reason = %error);
+fn refusal(error: &StoreError, session: SessionId) -> Refused {
+    tracing::error!(event = "not_accepted", session = %session, reason = %error);
     kind(error)
 }
 

@@ -126,7 +126,11 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn ticket(key_id: u32, expiry: u64) -> Vec<u8> {
-        let mut ticket = Ticket { key_id, expiry, session: SESSION.0, uid: 1000, user: "alice".into(), mac: [0; MAC_LEN] };
+        ticket_of("alice", key_id, expiry)
+    }
+
+    pub(crate) fn ticket_of(user: &str, key_id: u32, expiry: u64) -> Vec<u8> {
+        let mut ticket = Ticket { key_id, expiry, session: SESSION.0, uid: 1000, user: user.into(), mac: [0; MAC_LEN] };
         let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &[key_id as u8; 32]), &ticket.signed_part().unwrap());
         ticket.mac.copy_from_slice(tag.as_ref());
         ticket.encode().unwrap()

@@ -12,6 +12,7 @@ use crate::queue::report::Reports;
 use crate::queue::sqlite::SqliteStore;
 use crate::queue::store::{Claim, NewBody, QueueStore as _};
 use crate::queue::tickets::TicketBook;
+use crate::queue::tickets::tests::ticket_of;
 use crate::smtp::envelope::{NotifyOn, OriginalRecipient};
 
 /// What the queue says to these octets; nothing when it closes the connection.
@@ -129,18 +130,38 @@ async fn a_message_of_an_older_version_that_is_beyond_the_bounds_is_set_aside_an
     assert_eq!(heads.filter(|it| it.file_name().to_string_lossy().ends_with(".head")).count(), 1);
 }
 
+/// A door of a queue that delivers nothing.
+struct Alone {
+    _place: tempfile::TempDir,
+    _outcomes: mpsc::Sender<Outcomes>,
+    _dispatch: Dispatch<SqliteStore>,
+    door: Door<SqliteStore>,
+}
+
+fn alone() -> Alone {
+    let place = tempfile::tempdir().unwrap();
+    write_keys(&place.path().join("tickets"), 1, None);
+    let store = Arc::new(SqliteStore::open(&place.path().join("spool")).unwrap());
+    let (outcomes, from_delivery) = mpsc::channel(1);
+    let reports = Reports { reporter: Arc::new(|_, _, _| None), postmaster: None, undelivered: Arc::default() };
+    let (dispatch, active) = Dispatch::new(Arc::clone(&store), Schedule::default(), reports, ActiveLimits::default(), from_delivery);
+    let limits = (SizeLimit(LIMIT), RecipientLimit(5000));
+    let book = TicketBook::new(place.path().join("tickets"));
+    let door = Door::new(store, book, limits, jiff::tz::TimeZone::UTC, active, Receipts::of([]));
+    Alone { _place: place, _outcomes: outcomes, _dispatch: dispatch, door }
+}
+
+fn is_accepted(answer: Answer) -> bool {
+    match answer {
+        Answer::Accepted(_) => true,
+        Answer::Refused(_) => false,
+    }
+}
+
 #[tokio::test]
 async fn one_user_cannot_fill_the_door() {
-    let role = Role::start().await;
-    let place = tempfile::tempdir().unwrap();
-    let store = Arc::new(SqliteStore::open(&place.path().join("spool")).unwrap());
-    let (_outcomes, from_delivery) = mpsc::channel(1);
-    let reports = Reports { reporter: Arc::new(|_, _, _| None), postmaster: None, undelivered: Arc::default() };
-    let (_dispatch, active) = Dispatch::new(Arc::clone(&store), Schedule::default(), reports, ActiveLimits::default(), from_delivery);
-    let limits = (SizeLimit(LIMIT), RecipientLimit(100));
-    let book = TicketBook::new(role.path("tickets"));
-    let door = Door::new(store, book, limits, jiff::tz::TimeZone::UTC, active, Receipts::of([]));
-    let open = || door.open(opening(), Token::fresh());
+    let alone = alone();
+    let open = || alone.door.open(opening(), Token::fresh());
 
     let mut coming: Vec<_> = (0..512).map(|_| open()).collect();
     let refused = open().finish().await.unwrap().answer();
@@ -148,5 +169,43 @@ async fn one_user_cannot_fill_the_door() {
     let accepted = open().finish().await.unwrap().answer();
 
     assert_eq!(refused, Answer::Refused(Refused::Fault));
-    assert!(matches!(accepted, Answer::Accepted(_)), "{accepted:?}");
+    assert!(is_accepted(accepted), "{accepted:?}");
+}
+
+#[tokio::test]
+async fn a_message_that_was_declined_takes_nothing_from_the_others_while_its_text_goes_on() {
+    let alone = alone();
+    let open = || alone.door.open(opening(), Token::fresh());
+    let mut coming: Vec<_> = (0..512).map(|_| open()).collect();
+
+    for intake in &mut coming {
+        intake.chunk(Bytes::from(vec![b'x'; LIMIT as usize + 1])).await;
+    }
+
+    let accepted = open().finish().await.unwrap().answer();
+    assert!(is_accepted(accepted), "{accepted:?}");
+}
+
+#[tokio::test]
+async fn one_user_with_long_lists_of_recipients_leaves_room_for_those_of_others() {
+    let alone = alone();
+    let of = |user: &str, count: usize| {
+        let mut opening = Opening { proof: Proof::Ticket(ticket_of(user, 1, FAR)), ..numbered(count) };
+        for recipient in &mut opening.envelope.rest {
+            recipient.original = Some(OriginalRecipient { kind: "rfc822".into(), address: "x".repeat(380) });
+        }
+        alone.door.open(opening, Token::fresh())
+    };
+
+    // As many as the front end lets one user have.
+    let dripping: Vec<_> = (0..112).map(|_| of("alice", 4900)).collect();
+
+    let small = of("bob", 1).finish().await.unwrap().answer();
+    let large = of("bob", 4900).finish().await.unwrap().answer();
+    let mut accepted = 0;
+    for intake in dripping {
+        accepted += usize::from(is_accepted(intake.finish().await.unwrap().answer()));
+    }
+    assert!(is_accepted(small) && is_accepted(large), "{small:?} {large:?}");
+    assert!((4..20).contains(&accepted), "{accepted}");
 }
