@@ -1,8 +1,9 @@
 //! The hand-off socket: connections from the front end, one message after another on each.
 //!
-//! Invariant: only peers whose uid is in `Peers` are read from (SO_PEERCRED). One answer follows each end
-//! or question, nothing else is ever written; what does not decode closes the connection and leaves nothing behind. The front end may be in
-//! other hands: the memory that frames take is bounded for all connections together.
+//! Invariant: only peers whose uid is in `Peers` are read from (SO_PEERCRED). One answer follows each end or question, and
+//! nothing else is ever written. What does not decode closes the connection and leaves nothing behind. The front end may
+//! be in other hands: the memory that frames take is bounded for all connections together, and a front end that does not
+//! read its answer keeps no message from delivery.
 
 use std::io;
 use std::sync::Arc;
@@ -28,6 +29,8 @@ const SILENCE: Duration = Duration::from_secs(65 * 60);
 const OPENING: Duration = Duration::from_secs(30);
 /// Openings above 64 KiB that may be in memory at once; others wait for one of them to be decoded.
 const LONG_OPENINGS: usize = 16;
+/// How long a front end may take to read an answer. It waits for it, so it needs no time at all.
+const ANSWER: Duration = if cfg!(test) { Duration::from_secs(1) } else { Duration::from_secs(10) };
 /// What messages on their way get when the role ends.
 const GRACE: Duration = Duration::from_secs(5);
 /// Octets read at once.
@@ -50,6 +53,8 @@ enum Ended {
     Silent,
     #[error("an opening that does not come to its end")]
     Slow,
+    #[error("it does not read its answers")]
+    Deaf,
     #[error("{0}")]
     Io(#[from] io::Error),
     /// The front end's client went away, or it died: nothing is queued.
@@ -140,12 +145,12 @@ async fn converse<S: QueueStore>(
             Asked::Find(token) => {
                 let found = door.find(token).await;
                 wire::put_said(&mut answer, found.map_or(Said::Absent, |id| Said::Answer(Answer::Accepted(id))));
-                stream.write_all(&answer).await?;
+                say(&mut stream, &answer).await?;
                 continue;
             }
             Asked::Room => {
                 wire::put_said(&mut answer, Said::Room(door.room_left()));
-                stream.write_all(&answer).await?;
+                say(&mut stream, &answer).await?;
                 continue;
             }
         };
@@ -159,11 +164,15 @@ async fn converse<S: QueueStore>(
             }
         };
         wire::put_said(&mut answer, Said::Answer(finished.answer()));
-        let written = stream.write_all(&answer).await;
+        let written = say(&mut stream, &answer).await;
         drop(finished); // only now it goes to delivery
         written?;
         shrink(&mut buffer);
     }
+}
+
+async fn say(stream: &mut UnixStream, answer: &[u8]) -> Result<(), Ended> {
+    Ok(tokio::time::timeout(ANSWER, stream.write_all(answer)).await.map_err(|_| Ended::Deaf)??)
 }
 
 /// Gives back what a long frame needed.

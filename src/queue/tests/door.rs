@@ -209,3 +209,29 @@ async fn one_user_with_long_lists_of_recipients_leaves_room_for_those_of_others(
     assert!(is_accepted(small) && is_accepted(large), "{small:?} {large:?}");
     assert!((4..20).contains(&accepted), "{accepted}");
 }
+
+#[tokio::test]
+async fn a_front_end_that_does_not_read_its_answers_keeps_no_message_from_delivery() {
+    let mut role = Role::start().await;
+    let mut stream = UnixStream::connect(role.path("handoff")).await.unwrap();
+    let message = frames(&opening());
+
+    let writing = tokio::spawn(async move {
+        // Far more answers than the kernel keeps for somebody who does not read.
+        for _ in 0..5000 {
+            if stream.write_all(&message).await.is_err() {
+                break;
+            }
+        }
+        stream
+    });
+
+    let mut handed_over = 0;
+    while let Ok(Some(job)) = timeout(Duration::from_secs(5), role.running().jobs.recv()).await {
+        handed_over += 1;
+        role.say(job.id, &[(0, delivered()), (1, delivered())]).await;
+    }
+    assert!((1..5000).contains(&handed_over), "{handed_over}");
+    role.empties().await;
+    drop(writing.await.unwrap());
+}
