@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use tracing_subscriber::layer::SubscriberExt as _;
 
 use super::*;
 use crate::delivery::job::RecipientNo;
@@ -167,14 +168,21 @@ async fn the_file_of_a_finished_message_is_removed_and_its_note_too() {
 
 /// Lets the database grow to `pages` and no further, which is what a full disk does to it.
 fn bounded(place: &Place, pages: u32) -> SqliteStore {
+    counted(place, pages).0
+}
+
+/// The same, and how many warnings its thread has written.
+fn counted(place: &Place, pages: u32) -> (SqliteStore, Arc<AtomicU64>) {
     let spool = Arc::new(Spool::open(&place.spool()).unwrap());
     let opened = schema::open(&place.spool().join("queue.db"), &mut Reserve::none()).unwrap();
     opened.connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).unwrap();
     let later = Arc::new(Later::default());
     let writer = Writer::new(opened.connection, Arc::clone(&spool), Arc::clone(&later), Arc::default(), Reserve::none()).unwrap();
     let (ops, asked) = mpsc::channel();
-    let thread = std::thread::spawn(move || writer.run(&asked));
-    SqliteStore {
+    let warnings = Arc::new(AtomicU64::new(0));
+    let log = tracing_subscriber::registry().with(Warnings(Arc::clone(&warnings)));
+    let thread = std::thread::spawn(move || tracing::subscriber::with_default(log, || writer.run(&asked)));
+    let store = SqliteStore {
         spool,
         ops: Some(ops),
         later,
@@ -182,7 +190,50 @@ fn bounded(place: &Place, pages: u32) -> SqliteStore {
         last_id: AtomicU64::new(0),
         free: Mutex::default(),
         spare: Arc::default(),
+    };
+    (store, warnings)
+}
+
+struct Warnings(Arc<AtomicU64>);
+
+impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Warnings {
+    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+        if *event.metadata().level() == tracing::Level::WARN {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
     }
+}
+
+#[tokio::test]
+async fn settlements_that_find_no_room_cost_no_more_when_the_store_is_asked_often() {
+    let place = Place::new();
+    let (store, warnings) = counted(&place, 60);
+    let mut kept = Vec::new();
+    while let Ok(message) = accept_large(&store).await {
+        kept.push(message.id);
+    }
+    let report = || Some((new_message(&["alice@a.example"]), NewBody::Small(Bytes::from(vec![b'r'; 60_000]))));
+    let settle = |id| store.settle(Settlement { id, then: Then::Finished, report: report() });
+    let before = Instant::now();
+
+    let asks = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        for _ in 0..500 {
+            assert_eq!(store.page(None, 100).await.unwrap().len(), kept.len());
+        }
+    };
+    let owed = async { tokio::join!(settle(kept[0]), settle(kept[1]), settle(kept[2])) };
+    tokio::select! {
+        _ = owed => panic!("there is no room"),
+        () = asks => {}
+    }
+
+    let (lines, seconds) = (warnings.load(Ordering::Relaxed), before.elapsed().as_secs());
+    assert!(lines >= 1 && lines <= seconds + 3, "{lines} lines in {seconds} seconds");
+}
+
+async fn accept_large(store: &SqliteStore) -> Result<Message, StoreError> {
+    store.accept(new_message(&["b@b.example"]), NewBody::Small(Bytes::from(vec![b'x'; 20_000])), Claim::Mine).await
 }
 
 #[tokio::test]
@@ -191,8 +242,7 @@ async fn a_full_disk_refuses_the_new_and_keeps_the_accepted() {
     let store = bounded(&place, 60);
     let mut kept = Vec::new();
     let error = loop {
-        let body = NewBody::Small(Bytes::from(vec![b'x'; 20_000]));
-        match store.accept(new_message(&["b@b.example"]), body, Claim::Mine).await {
+        match accept_large(&store).await {
             Ok(message) => kept.push(message.id),
             Err(error) => break error,
         }

@@ -20,7 +20,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, ffi};
 
@@ -37,8 +37,10 @@ use crate::queue::store::{Change, Claim, Claimed, DueQuery, StoreError};
 const BATCH: usize = 1024;
 /// How long the thread, woken by a settlement, waits for more to share its sync with.
 const RIDE_ALONG: Duration = Duration::from_micros(200);
-/// How long to wait before a settlement that found no room is tried again.
+/// How long to wait before settlements that found no room are tried again, however often the thread is woken meanwhile.
 const OWED_PAUSE: Duration = Duration::from_secs(1);
+/// How many of them may fail in one round. The next round begins with the others.
+const OWED_FAILURES: usize = 16;
 
 /// Why a transaction came to nothing.
 enum Failure {
@@ -71,6 +73,8 @@ pub(super) struct Writer {
     with_noted: HashSet<QueueId>,
     /// Settlements that found no room yet.
     owed: Vec<Write>,
+    /// When they were last tried.
+    tried: Option<Instant>,
     /// Body files that are unlinked, whose row in `doomed` can go with the next transaction.
     unlinked: Vec<QueueId>,
     log: Log,
@@ -98,6 +102,7 @@ impl Writer {
             claims: HashSet::new(),
             with_noted,
             owed: Vec::new(),
+            tried: None,
             unlinked: Vec::new(),
             log,
             reserve,
@@ -125,6 +130,9 @@ impl Writer {
             }
             if !writes.is_empty() {
                 self.commit(writes);
+            }
+            if ended {
+                self.tried = None; // once more, for there is no other time
             }
             self.pay();
             for read in reads {
@@ -341,16 +349,27 @@ impl Writer {
 
     /// Tries what is owed, each by itself: a delete may find the room that a report does not.
     fn pay(&mut self) {
-        for write in std::mem::take(&mut self.owed) {
+        if self.owed.is_empty() || self.tried.is_some_and(|at| at.elapsed() < OWED_PAUSE) {
+            return;
+        }
+        self.tried = Some(Instant::now());
+        let (mut owed, mut failed, mut reason) = (std::mem::take(&mut self.owed).into_iter(), Vec::new(), None);
+        while failed.len() < OWED_FAILURES
+            && let Some(write) = owed.next()
+        {
             let one = std::slice::from_ref(&write);
             let paid = if write.may_use_the_reserve() { self.transact_from_the_reserve(one) } else { self.transact(one) };
             match paid {
                 Ok(effects) => self.finish(vec![write], effects),
                 Err(failure) => {
-                    tracing::warn!(event = "store_waits", reason = %failure.error());
-                    self.owed.push(write);
+                    reason = Some(failure.error());
+                    failed.push(write);
                 }
             }
+        }
+        self.owed = owed.chain(failed).collect();
+        if let Some(reason) = reason {
+            tracing::warn!(event = "store_waits", count = self.owed.len(), reason = %reason);
         }
     }
 
