@@ -32,7 +32,7 @@ pub(crate) enum Unfit {
     Fixed,
     #[error("the message has 8-bit octets in its header that cannot be encoded, and the next server takes no such octets")]
     Header,
-    #[error("the message has 8-bit text, which the next server does not take, and more or deeper parts than are converted")]
+    #[error("the message has 8-bit text, which the next server does not take, and parts that are too many, too deep or not marked off")]
     Structure,
 }
 

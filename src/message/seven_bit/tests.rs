@@ -57,6 +57,21 @@ fn no_line_that_is_broken_becomes_a_delimiter() {
 }
 
 #[test]
+fn text_of_a_multipart_without_delimiters_is_not_lost() {
+    let outer = "Content-Type: multipart/mixed; boundary=b\r\n\r\n";
+    let inner = "Content-Type: multipart/mixed; boundary=c\r\n\r\n";
+    for text in [
+        format!("{outer}über\r\n"),
+        format!("{outer}über\r\n--b--\r\n"),
+        format!("{outer}--b\r\n{inner}über\r\n--b\r\n\r\nx\r\n--b--\r\n"),
+        format!("{outer}--b\r\n{inner}über"),
+    ] {
+        assert_eq!(convert(text.as_bytes()), Err(Unfit::Structure), "{text}");
+    }
+    assert!(converted(&format!("{outer}über\r\n--b\r\n\r\nx\r\n--b--\r\n")).contains("??ber"), "no reader shows it");
+}
+
+#[test]
 fn a_message_inside_a_message_is_converted_too() {
     let text = "Content-Type: multipart/digest; boundary=d\r\n\r\n--d\r\n\r\nSubject: Grüße\r\n\r\nüber alle Berge\r\n--d--\r\n";
 

@@ -52,6 +52,16 @@ pub(super) struct Walker<W> {
 struct Level {
     boundary: Vec<u8>,
     parts: Place,
+    preamble: Preamble,
+}
+
+/// What stands before the first delimiter of a multipart. Readers show it if no delimiter follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Preamble {
+    Ascii,
+    EightBit,
+    /// There was a delimiter.
+    Over,
 }
 
 enum State {
@@ -85,6 +95,7 @@ impl<W: Work> Walker<W> {
         if !text.is_empty() {
             self.line(&text, b"")?;
         }
+        self.all_have_parts(0)?;
         self.leave(Left::AtEnd)
     }
 
@@ -93,11 +104,15 @@ impl<W: Work> Walker<W> {
             self.leave(Left::ForDelimiter)?;
             self.work.frame(line, end);
             let parts = self.levels.get(level).map_or(Place::Part, |level| level.parts);
+            self.all_have_parts(level + usize::from(!is_last))?;
             if is_last {
                 self.levels.truncate(level);
                 self.state = State::Aside;
             } else {
                 self.levels.truncate(level + 1);
+                if let Some(level) = self.levels.last_mut() {
+                    level.preamble = Preamble::Over;
+                }
                 self.state = State::Header { place: parts, raw: Vec::new() };
             }
             return Ok(());
@@ -114,10 +129,19 @@ impl<W: Work> Walker<W> {
                 Ok(())
             }
             State::Aside => {
+                if let Some(level) = self.levels.last_mut().filter(|level| level.preamble == Preamble::Ascii && !line.is_ascii()) {
+                    level.preamble = Preamble::EightBit;
+                }
                 self.work.aside(line, end);
                 Ok(())
             }
         }
+    }
+
+    /// Whether the multiparts from this level on, which end here, have lost no 8-bit text that readers show.
+    fn all_have_parts(&self, from: usize) -> Result<(), Unfit> {
+        let ending = self.levels.get(from..).unwrap_or_default();
+        if ending.iter().any(|level| level.preamble == Preamble::EightBit) { Err(Unfit::Structure) } else { Ok(()) }
     }
 
     /// The level whose delimiter this line is, the innermost first, and whether it is the last one there. Blanks behind it do
@@ -145,7 +169,7 @@ impl<W: Work> Walker<W> {
             Kind::Message => State::Header { place: Place::Message, raw: Vec::new() },
             Kind::Multipart { .. } if self.levels.len() >= DEPTH => return Err(Unfit::Structure),
             Kind::Multipart { boundary, parts } => {
-                self.levels.push(Level { boundary: boundary.clone(), parts: *parts });
+                self.levels.push(Level { boundary: boundary.clone(), parts: *parts, preamble: Preamble::Ascii });
                 State::Aside
             }
         };
