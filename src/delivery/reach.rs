@@ -158,6 +158,8 @@ impl<'a> Search<'a> {
         let implicit = matches!(exchangers.as_slice(), [only] if only.name == domain);
         let considered = exchangers.get(..EXCHANGERS).unwrap_or(&exchangers);
         let (mut missing, mut unclear, mut no) = (0, None, None);
+        // What is known of an address is asked of the kernel, so a stranger's zone must not decide how often.
+        let mut room = CANDIDATES;
         if considered.len() < exchangers.len() {
             self.refusing = Refusing::NotAll;
         }
@@ -176,7 +178,11 @@ impl<'a> Search<'a> {
                         continue;
                     }
                 };
-                for address in addresses {
+                if addresses.len() > room {
+                    self.refusing = Refusing::NotAll;
+                }
+                for address in addresses.into_iter().take(room) {
+                    room -= 1;
                     let endpoint = by_mx(name, SocketAddr::new(address, context.mx_port));
                     match context.ourselves.judge_exchanger(endpoint.address) {
                         Judgement::Go => endpoints.push(endpoint),
