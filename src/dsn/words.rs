@@ -103,7 +103,7 @@ fn advice(kind: Kind<'_>, status: EnhancedStatus) -> Option<&'static str> {
             "The message is too large for the recipient's server. Please send less, or a link instead of an attachment."
         }
         (_, 2, _) => "The mailbox takes no mail at present. Please try to reach the recipient by another way.",
-        (_, 4, 6) => "The mail would go round in a circle. This is for the postmaster of the recipient's domain to mend.",
+        (_, 4, 6) => "The mail would go round in a circle. The postmaster of the recipient's domain has to correct that.",
         (Class::Transient, _, _) => {
             "It was tried again and again, without success. The trouble may be over by now: please send the message again, \
              or reach the recipient by another way."
