@@ -9,9 +9,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::envelope::International;
 
 /// Octets in a mailbox. The 64 of a local part (RFC 5321 §4.5.3.1.1) and the 256 of a path (RFC 5321 §4.5.3.1.3) are what
-/// everybody must take; longer ones are in use. This is what still fits into one line of a header, behind the name of its
-/// field (RFC 5322 §2.1.1).
-const MAILBOX_LIMIT: usize = 900;
+/// everybody must take; longer ones are in use. This is what fits into `MAIL FROM:<>` in the 512 octets that every server
+/// reads (RFC 5321 §4.5.3.1.4): mail of a longer sender could neither be sent nor reported on.
+const MAILBOX_LIMIT: usize = 498;
 /// Octets in a domain (RFC 5321 §4.5.3.1.2).
 const DOMAIN_LIMIT: usize = 255;
 /// Octets in one label of a domain (RFC 1035 §2.3.4).
@@ -91,7 +91,12 @@ impl Mailbox {
         if text.len() > MAILBOX_LIMIT {
             return Err(AddressError::LongMailbox);
         }
-        Ok(Self { local: local.to_owned(), domain: Domain::parse(domain)? })
+        let domain = Domain::parse(domain)?;
+        // In A-labels a name may be longer, and a server without SMTPUTF8 gets those.
+        if !domain.is_ascii() && domain.to_dns().is_some_and(|name| local.len() + 1 + name.len() > MAILBOX_LIMIT) {
+            return Err(AddressError::LongMailbox);
+        }
+        Ok(Self { local: local.to_owned(), domain })
     }
 
     /// `postmaster` at a domain of ours.
@@ -214,7 +219,7 @@ pub enum AddressError {
     LocalPart,
     #[error("the domain is longer than 255 octets or a label longer than 63")]
     LongDomain,
-    #[error("the address is longer than 900 octets")]
+    #[error("the address is longer than 498 octets")]
     LongMailbox,
     #[error("the address has no domain")]
     NoDomain,
@@ -389,6 +394,18 @@ mod tests {
 
         assert_eq!(path, Ok(ForwardPath::Mailbox(mailbox("a@b.example").unwrap())));
         assert_eq!(ForwardPath::parse("<@hop.example>", International::Ascii), Err(AddressError::SourceRoute));
+    }
+
+    #[test]
+    fn an_address_that_fits_into_no_command_line_is_refused_before_there_is_mail_for_it() {
+        for domain in ["x.example", "bücher.example", "[192.0.2.1]"] {
+            for length in 430..520 {
+                let Ok(mailbox) = Mailbox::parse(&format!("{}@{domain}", "a".repeat(length)), International::Utf8) else { continue };
+                let sent = mailbox.in_ascii().unwrap().to_string();
+
+                assert!(format!("MAIL FROM:<{sent}>\r\n").len() <= 512, "{domain} {length}");
+            }
+        }
     }
 
     #[test]
