@@ -502,7 +502,7 @@ pub const ROWS: &[Row] = &[
         key: "delivery.private_networks",
         wants: Wants::Word(&["refuse", "allow"]),
         fallback: Value("refuse"),
-        about: "Whether `mx: direct` may deliver to this host and to private networks, because the MX records of a domain are the choice of its owner. `refuse`: loopback, link-local and private \
+        about: "Whether `mx: direct` may deliver to this host and to private networks. The owner of a domain chooses its MX records, so strangers could aim mail at them. `refuse`: loopback, link-local and private \
                 addresses (such as 10.0.0.0/8, 100.64.0.0/10 and fc00::/7, in every form that IPv6 has for them) and the addresses of this host are no targets; mail that could go nowhere else is returned \
                 at once, with status 5.4.6 if the target is this host. `allow`: they are, but never the relay's own listeners. Smart hosts are your choice: any address is allowed for them, except the relay's own \
                 listeners. Mail for a smart host that is the relay itself waits in the queue, and each attempt is logged with `event=smart_host_is_us` and `level=error`.",

@@ -88,7 +88,7 @@ impl<'a> Search<'a> {
         Self { context, rest: Vec::new(), tried: 0, why: None, refusing: Refusing::default() }
     }
 
-    /// A connection, or what to tell of everything that waits for one.
+    /// A connection, or the answer for all parcels that wait for one.
     pub(crate) async fn run(mut self, target: &Target) -> Result<Reached, Account> {
         let found = match target {
             Target::SmartHosts(route) => match &**route {

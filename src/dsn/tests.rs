@@ -365,13 +365,15 @@ fn a_header_beyond_ascii_goes_back_octet_by_octet_in_an_encoding() {
 
 #[test]
 fn lines_that_are_too_long_for_mail_are_encoded_too() {
-    let long = format!("{}@b.example", "x".repeat(800));
-    let mut desk = Desk::new("me@a.example");
-    desk.text = format!("Subject: x\r\n\r\n{}\r\n", "y".repeat(2000)).into_bytes();
+    for local in ["x".repeat(480), "ü".repeat(240)] {
+        let long = format!("{local}@b.example");
+        let mut desk = Desk::new("me@a.example");
+        desk.text = format!("Subject: x\r\n\r\n{}\r\n", "y".repeat(2000)).into_bytes();
 
-    let text = desk.text(Kind::Failure, &[(to(&long, Notify::Unspecified), refused())]);
+        let text = desk.text(Kind::Failure, &[(to(&long, Notify::Unspecified), refused())]);
 
-    assert!(text.split("\r\n").all(|line| line.len() <= 998));
+        assert!(text.is_ascii() && text.split("\r\n").all(|line| line.len() <= 998));
+    }
 }
 
 #[test]

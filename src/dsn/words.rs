@@ -46,7 +46,7 @@ fn opening(kind: Kind<'_>, reader: Reader) -> String {
         Reader::Postmaster => {
             return "A report about a message that somebody sent through this relay could not be delivered to the address below. \
                     So its sender does not know what became of the message. The report is attached; please find another way to \
-                    tell its reader."
+                    tell the sender."
                 .to_owned();
         }
     }

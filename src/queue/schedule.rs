@@ -40,8 +40,8 @@ const SLOWEST: u64 = 32 * 1024;
 const GROWTH: u64 = 3;
 
 impl Timing {
-    /// With an attempt that took so long at the end of the pause, for `Schedule::next`. An attempt that an administrator asked for does not count
-    /// as one, so that it does not lengthen the pause after it.
+    /// The same with the duration of the attempt added to the pause before it, for `Schedule::next`. An attempt by hand is not
+    /// counted, so that it does not lengthen the next pause.
     pub fn after_attempt(self, took: Duration) -> Self {
         let attempts = if self.is_by_hand() { self.attempts.saturating_sub(1) } else { self.attempts };
         Self { due: self.due.max(self.last).plus(took), attempts, ..self }

@@ -243,8 +243,8 @@ impl Connection {
                 }
                 Step::Content => {
                     if let Err(trouble) = self.content(attempt).await {
-                        // A server that has had enough says why before it hangs up or stops to
-                        // read.
+                        // A server that takes no more may say why before it hangs up or stops
+                        // reading.
                         let limit = self.timeouts.quit;
                         let said =
                             matches!(trouble.kind, Kind::Lost | Kind::Slow) && self.read_reply(limit, "a reply", Owed::One).await.is_ok();

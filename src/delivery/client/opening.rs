@@ -139,8 +139,8 @@ impl Opening {
         self.stage == Stage::StartTls
     }
 
-    /// The trouble of a connection that ends at this stage, as what it means for TLS, and without
-    /// what was sent to log in. A server that refuses STARTTLS, hangs up or stays silent at it has
+    /// The trouble with its meaning for TLS at this stage, and with what was sent to log in hidden
+    /// in its words. A server that refuses STARTTLS, hangs up or stays silent at it has
     /// not begun TLS. One that hangs up before its first word through TLS has refused our side of
     /// the handshake: TLS 1.3 has no earlier place for that.
     pub(crate) fn placed(&self, trouble: Trouble) -> Trouble {

@@ -159,7 +159,7 @@ impl Trouble {
         }
     }
 
-    /// What to tell of a recipient whose message met this trouble at `remote`.
+    /// What is recorded for a recipient whose message met this trouble at `remote`.
     pub(crate) fn account(&self, remote: &str) -> Account {
         Account { remote: Some(remote.to_owned()), ..self.account_so_far() }
     }
