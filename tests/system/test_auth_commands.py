@@ -80,8 +80,8 @@ class Explain(WithRelay):
         fares = json.loads(bed.pamrelay("auth", "status", "--json").stdout)
 
         self.assertGreaterEqual(fares["answered"]["accepted"], 1)
-        self.assertEqual((fares["workers"]["most_busy"], fares["account"]["failures"]), (8, 4))
-        self.assertIn("4 wrong passwords within 30m", bed.pamrelay("auth", "status").stdout)
+        self.assertEqual((fares["workers"]["most_busy"], fares["account"]["failures"]), (8, 10))
+        self.assertIn("10 wrong passwords from one network within 30m, with pauses", bed.pamrelay("auth", "status").stdout)
 
 
 class Throttling(OwnRelay):

@@ -126,8 +126,12 @@ class TheHelper(OwnRelay):
         with open("/etc/pam.d/broken", "w") as service:
             service.write("auth required pam_no_such_module.so\naccount required pam_no_such_module.so\n")
 
-        with bed.Client.secured() as client:
-            client.says(bed.auth_plain(*bed.DEMO), "454 4.7.0")
+        def heard():
+            with bed.Client.secured() as client:
+                return client.says(bed.auth_plain(*bed.DEMO), "[24]")
+
+        # The template that has the old file loaded is replaced within moments.
+        bed.wait_for("the module is missed", lambda: heard().startswith("454 4.7.0"))
 
     def test_a_stopped_helper_is_a_temporary_failure_and_then_it_serves_again(self):
         relay = self.start_relay(auth={"deadline": "1s"})
