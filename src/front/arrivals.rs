@@ -17,14 +17,14 @@ const BURST: u32 = 5;
 const OF_SITE: u32 = 4;
 /// Networks and sites that are remembered.
 const MOST: usize = 32_768;
-/// How often those are looked for that may be forgotten.
+/// How often expired entries are removed while the table is full.
 const PRUNE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Whose {
     Network(IpAddr),
     Site(IpAddr),
-    /// Of all that there was no entry for.
+    /// All networks and sites that found the table full.
     Newcomers,
 }
 
@@ -37,7 +37,7 @@ pub(super) struct Arrivals {
 
 #[derive(Debug)]
 struct Meters {
-    /// When what was used up is free again. Whoever is not there has used up nothing.
+    /// When each has its whole burst again. A network or site without an entry has it now.
     full: HashMap<Whose, Instant>,
     pruned: Instant,
 }

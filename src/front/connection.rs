@@ -19,7 +19,7 @@ use crate::smtp::reply::{Refusal, Reply};
 
 /// How long a client that is turned away may take to hear so.
 const TURNED_AWAY: Duration = Duration::from_secs(2);
-/// A client has so long to finish a handshake, its first octet included.
+/// How long a handshake may take, the wait for its first octet included.
 const HANDSHAKE: Duration = Duration::from_secs(30);
 
 /// How a connection ended.

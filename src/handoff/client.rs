@@ -209,7 +209,7 @@ impl Transfer {
         Ok(())
     }
 
-    /// How long its client may pause, who may otherwise pause for `longest`: what others wait for is not held for long.
+    /// How long its client may pause now: `longest`, or less while others wait for the connection that it holds.
     pub fn pause(&self, longest: Duration) -> Duration {
         if self.share.is_some() && self.shared.large.are_scarce() { longest.min(CROWDED_PAUSE) } else { longest }
     }

@@ -221,7 +221,7 @@ pub(crate) enum Said {
     Answer(Answer),
     /// The message is not in and will not come in.
     Absent,
-    /// So many octets may come in.
+    /// How many octets may come in.
     Room(u64),
 }
 

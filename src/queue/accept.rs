@@ -257,8 +257,8 @@ impl<'a, S: QueueStore> Intake<'a, S> {
         Ok(())
     }
 
-    /// The message has come whole. Only here is one accepted.
-    /// Nothing when it cannot be known whether it was: then nothing may be said either.
+    /// Accepts the message, which has come whole; nowhere else is one accepted. `None` means that nobody can know whether it
+    /// was, so the front end hears nothing either.
     pub(super) async fn finish(self) -> Option<Finished<'a, S>> {
         let (coming, body) = match self.state {
             State::Declined(refused) => return Some(Finished::refused(self.door, refused)),

@@ -89,7 +89,7 @@ pub async fn serve<S: QueueStore>(listener: UnixListener, door: Arc<Door<S>>, pe
                     }
                 });
             }
-            Ok(_) => {} // told of already
+            Ok(_) => {} // `include` has logged why
             Err(error) => {
                 // Too many open files, as a rule. The connection stays in the backlog until there is one.
                 tracing::error!(event = "handoff_accept", error = %error);

@@ -370,7 +370,7 @@ fn room(free: u64, spare: u64) -> u64 {
     free.saturating_sub(LOW_WATER.saturating_sub(spare))
 }
 
-/// Whether so many octets may come in. What is spare in the database stands for what is to be kept free, since most of what
+/// Whether `octets` may come in. What is spare in the database stands for what is to be kept free, since most of what
 /// is written goes there; a large body needs room of its own.
 fn has_room(free: u64, spare: u64, octets: u64) -> bool {
     free >= octets.saturating_add(LOW_WATER.saturating_sub(spare))

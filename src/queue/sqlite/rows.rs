@@ -148,7 +148,7 @@ pub(super) struct Found {
     pub(super) rest: Option<Reached>,
 }
 
-/// So many that are not admitted are passed over in one look, so that it does not keep the writer for long.
+/// Messages that one look passes over because they are not admitted, so that it does not keep the writer for long.
 pub(super) const PASSED_OVER: usize = 1024;
 
 /// Up to `limit` free messages that are due and admitted, and the moment of the next one behind them. `taken` are passed over.

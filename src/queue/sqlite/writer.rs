@@ -12,7 +12,7 @@
 //! delivery; while a sync is under way it shares the next one with everything else that waits.
 //!
 //! Invariants: nobody hears `Ok` before the commit that holds their change returned. A settlement that finds no room is
-//! owed: it is tried again until it is durable, and its claim goes on so long. On a full disk what
+//! owed: it is tried again until it is durable, and keeps its claim until then. On a full disk what
 //! makes room goes on, from the reserve. A sync that fails, or a database found damaged while it
 //! runs, ends the process.
 

@@ -200,7 +200,7 @@ impl<'a> Client<'a> {
         let (until, refusal) = self.patience(who, heard + self.world.limits.command_timeout);
         let mut closing = self.world.closing.clone();
         let refusal = tokio::select! {
-            biased; // the clock first: who never stops sending is not heard for ever
+            biased; // the clock first: a client that never stops sending is not heard for ever
             () = tokio::time::sleep_until(until) => refusal,
             _ = closing.wait_for(|closing| *closing) => Refusal::HANGING_UP,
             read = wire.fill() => return read,
@@ -208,7 +208,7 @@ impl<'a> Client<'a> {
         Err(wire.close(&refusal.into()).await)
     }
 
-    /// Until when somebody is waited for who would be idle at `idle`, and what is said then.
+    /// How long to wait for a client that counts as idle from `idle` on, and what it hears then.
     fn patience(&self, who: Who, idle: Instant) -> (Instant, Refusal) {
         let limits = &self.world.limits;
         let (over, refusal) = match who {

@@ -37,7 +37,7 @@ enum Way {
 }
 
 impl Way {
-    /// How long the client may pause, who may otherwise pause for `longest`.
+    /// How long the client may pause now; `longest` if nobody else waits for its connection.
     fn pause(&self, longest: Duration) -> Duration {
         match self {
             Self::Open(transfer) => transfer.pause(longest),
