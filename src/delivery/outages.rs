@@ -1,7 +1,7 @@
 //! Which addresses did not work lately: so that not every message waits for the same time-out, and not every attempt tries the same few.
 //!
-//! What keeps an address from being tried is short on purpose: a refused connection counts for a second, a time-out for twenty, so
-//! that an administrator who repaired the host and says `retry` is soon obeyed. When an address last failed is remembered for
+//! What keeps an address from being tried is short on purpose: a refused connection counts for a second, a time-out for twenty, a
+//! refused login for sixty, so that an administrator who repaired the host and says `retry` is soon obeyed. When an address last failed is remembered for
 //! longer, and only decides about the order. Nothing here outlives the process.
 
 use std::collections::HashMap;
@@ -15,6 +15,8 @@ use super::client::trouble::{Kind, Trouble};
 const BRIEFLY: Duration = Duration::from_secs(1);
 /// For what cost a time-out.
 const FOR_LONG: Duration = Duration::from_secs(20);
+/// For a refused login: with mail coming in all the time, one attempt each second would lock the account.
+const REFUSED_LOGIN: Duration = Duration::from_secs(60);
 /// How long an address that broke a connection under a message comes after the others.
 const SHAKY: Duration = Duration::from_secs(3600);
 /// Addresses remembered; above it those that may be tried again are forgotten, then any half.
@@ -36,6 +38,7 @@ impl Outages {
     pub(crate) fn note(&self, address: SocketAddr, trouble: &Trouble, now: Instant) {
         let pause = match trouble.kind {
             Kind::Slow => FOR_LONG,
+            Kind::Login => REFUSED_LOGIN,
             Kind::Quick | Kind::Handshake | Kind::TooOld | Kind::NoTls | Kind::Channel | Kind::Lost | Kind::NoMail => BRIEFLY,
         };
         let mut known = self.known(now);
@@ -119,6 +122,18 @@ mod tests {
         assert!(outages.at(slow, now + FOR_LONG).is_none());
         outages.forget(slow);
         assert!(outages.at(slow, now).is_none());
+    }
+
+    #[test]
+    fn a_refused_login_is_not_tried_again_for_every_message() {
+        let outages = Outages::default();
+        let now = Instant::now();
+        let host: SocketAddr = "127.0.0.1:1".parse().unwrap();
+
+        outages.note(host, &Trouble::lost(None).of_kind(Kind::Login), now);
+
+        assert!(outages.at(host, now + REFUSED_LOGIN / 2).is_some());
+        assert!(outages.at(host, now + REFUSED_LOGIN).is_none());
     }
 
     #[test]

@@ -288,7 +288,9 @@ impl<'a> Search<'a> {
                 }
                 self.why = Some(account);
             }
-            Kind::Quick | Kind::Slow | Kind::Handshake | Kind::NoTls | Kind::TooOld | Kind::Channel | Kind::Lost => self.fail(account),
+            Kind::Quick | Kind::Slow | Kind::Handshake | Kind::NoTls | Kind::TooOld | Kind::Channel | Kind::Login | Kind::Lost => {
+                self.fail(account)
+            }
         }
     }
 

@@ -118,7 +118,8 @@ impl Opening {
                 self.stage = Stage::Secret;
                 Ok(Step::Secret)
             }
-            Stage::Banner | Stage::Ehlo | Stage::Helo | Stage::StartTls | Stage::Auth => Err(Trouble::of_reply(self.doing(), reply)),
+            Stage::Auth => Err(Trouble::of_reply(self.doing(), reply).of_kind(Kind::Login)),
+            Stage::Banner | Stage::Ehlo | Stage::Helo | Stage::StartTls => Err(Trouble::of_reply(self.doing(), reply)),
             Stage::Handshake | Stage::Secret | Stage::Ready => Err(Trouble::protocol("the server spoke out of turn")),
         }
     }
@@ -510,6 +511,7 @@ mod tests {
         play.hears(250, "x\nAUTH PLAIN").unwrap();
         play.logs_in();
         let trouble = play.hears(535, "5.7.8 no").unwrap_err();
+        assert_eq!(trouble.kind, Kind::Login);
         assert_eq!(trouble.account("r").status.to_string(), "4.7.8");
 
         let trouble = Play::new(TlsDemand::None, Cover::Clear, Wish::NoLogin).hears(554, "go away").unwrap_err();

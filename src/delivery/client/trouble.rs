@@ -40,6 +40,8 @@ pub(crate) enum Kind {
     /// The server wants TLS or a login before it takes mail. No other message may use the
     /// connection.
     Channel,
+    /// Our login was refused: asking again soon could lock the account.
+    Login,
     /// There was a connection, and it broke.
     Lost,
     /// 521 or 556: the host takes no mail at all (RFC 7504 §2).
@@ -155,7 +157,7 @@ impl Trouble {
     pub(crate) fn is_about_tls(&self) -> bool {
         match self.kind {
             Kind::Handshake | Kind::TooOld | Kind::NoTls => true,
-            Kind::Quick | Kind::Slow | Kind::Channel | Kind::Lost | Kind::NoMail => false,
+            Kind::Quick | Kind::Slow | Kind::Channel | Kind::Login | Kind::Lost | Kind::NoMail => false,
         }
     }
 
