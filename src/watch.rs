@@ -84,7 +84,10 @@ fn receive(mut from: impl Read, mut hear: impl FnMut(usize, Vec<u8>)) -> io::Res
             return Err(io::Error::other("a text is longer than a file can be"));
         }
         let mut text = Vec::new();
-        from.by_ref().take(u64::from(length)).read_to_end(&mut text)?;
+        // Half a file is worse than the one before: a list of authorities would be short of some.
+        if from.by_ref().take(u64::from(length)).read_to_end(&mut text)? as u64 != u64::from(length) {
+            return Err(io::Error::other("it ended in the middle of a text"));
+        }
         hear(usize::from(number), text);
     }
 }
@@ -201,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_is_too_long_or_cut_ends_the_listening() {
+    fn a_frame_that_is_too_long_or_cut_ends_the_listening_and_nobody_hears_half_a_file() {
         let heard = |octets: &[u8]| {
             let mut count = 0;
             let ended = receive(octets, |_, _| count += 1);
@@ -211,6 +214,7 @@ mod tests {
         assert_eq!(heard(&[0, 1, 0, 0, 0, b'x', 1, 0, 0, 0, 0]), (2, true));
         assert_eq!(heard(&[0, 255, 255, 255, 255]), (0, false));
         assert_eq!(heard(&[0, 1]), (0, true));
+        assert_eq!(heard(&[0, 1, 0, 0, 0, b'x', 0, 4, 0, 0, 0, b'h', b'a', b'l']), (1, false));
     }
 
     #[test]
