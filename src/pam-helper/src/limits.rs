@@ -15,7 +15,9 @@
 //! that is used up, it is not asked about any that it refused in the last seven days, so that a telephone with an old
 //! password neither locks its owner's account nor uses up what is kept for him. A name that PAM does not know gets the
 //! same answers, or it could be told from one that it knows; but "unknown" may be an outage, so after a minute PAM is
-//! asked once more about the same in the same spelling while there is room, and the same answer counts for nothing.
+//! asked once more about the same in the same spelling while there is room, and the same answer counts for nothing. Under
+//! pauses all this is judged by the failures from the asker's own network: a password that was typed before it was set is
+//! asked about again, however many strangers guess at the account.
 //!
 //! Everything is a keyed hash in a table of fixed size; when a set is full, the one with the least to remember is
 //! forgotten, so a flood of new names cannot wash out one under attack. Only an accept makes a network known, and it

@@ -108,9 +108,14 @@ impl Accounts {
         }
     }
 
-    /// Failures of the account in that window.
+    /// Failures in that window that this question adds to: under a window those of the account, under pauses those of the account from
+    /// this network. Strangers who guess elsewhere do not decide whether PAM is asked about the owner's password.
     pub(super) fn used(&self, asked: &Keys, second: u32) -> usize {
-        self.all.get(asked.account).unwrap_or_default().within(self.window(), second)
+        let recent = match self.rule {
+            Rule::Window(_) => self.all.get(asked.account),
+            Rule::Pauses(_) => self.places.get(asked.place),
+        };
+        recent.unwrap_or_default().within(self.window(), second)
     }
 
     pub(super) fn tries(&self, asked: &Keys, standing: Standing, second: u32) -> Tries {

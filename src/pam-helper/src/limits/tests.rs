@@ -681,3 +681,45 @@ fn known_pairs_outlive_a_restart_and_no_leap_of_the_clock_makes_them_last_longer
         assert_eq!(after.standing(&account(&after, "bob"), later), Standing::Stranger);
     }
 }
+
+#[test]
+fn where_nothing_locks_strangers_do_not_keep_pam_from_being_asked_again_about_a_password_that_was_set_later() {
+    for from_where in ["192.0.2.1", "192.0.2.200"] {
+        let (mut limits, start) = without_locks(&[]);
+        let known = said(&limits, "192.0.2.1", "bob", "old");
+        limits.accepted(&known, start);
+        let early = said(&limits, from_where, "bob", "new");
+        fail(&mut limits, &early, start); // typed before the administrator set it
+        let (mut guesses, mut asked) = (0, 0);
+        for second in (0..6 * 3600u64).step_by(10) {
+            let now = start + Duration::from_secs(second);
+            let stranger = from(&limits, &format!("198.51.100.{}", second / 10 % 200), "bob");
+            if room(&limits, &stranger, now) == Room::Now {
+                fail(&mut limits, &stranger, now);
+                guesses += 1;
+            }
+            assert_ne!(room(&limits, &early, now), Room::Again, "{from_where}: {second}");
+            asked += usize::from(room(&limits, &early, now) == Room::Now);
+        }
+        assert!(guesses > 60, "{guesses}");
+        assert!(asked > 0 && (from_where != "192.0.2.1" || asked == 2160), "{from_where}: {asked}");
+    }
+}
+
+#[test]
+fn where_nothing_locks_a_telephone_with_an_old_password_leaves_its_owner_at_home_tries() {
+    let (mut limits, start) = without_locks(&[]);
+    let old = said(&limits, "192.0.2.1", "bob", "old");
+    limits.accepted(&old, start);
+    let mut asked = 0;
+    for second in (0..24 * 3600u64).step_by(60) {
+        let now = start + Duration::from_secs(second);
+        if room(&limits, &old, now) == Room::Now {
+            fail(&mut limits, &old, now);
+            asked += 1;
+        }
+        let right = from(&limits, "192.0.2.1", "bob");
+        assert_eq!(room(&limits, &right, now), Room::Now, "{second}");
+    }
+    assert!(asked <= 24 * 2 * 3, "{asked}");
+}
