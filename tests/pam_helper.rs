@@ -155,6 +155,24 @@ root_test! {
         assert!(log.contains("PAMRELAY_WORKERS") && log.contains("PAMRELAY_SERVISE"), "{log}");
     }
 
+    fn a_helper_that_cannot_start_tells_systemd_why_and_does_not_fill_the_log() {
+        let stage = Stage::new(UNIX);
+        let notify = stage.dir().join("notify");
+        let manager = std::os::unix::net::UnixDatagram::bind(&notify).unwrap();
+        fs::create_dir_all(stage.dir().join("run/tickets/in-the-way")).unwrap();
+        let began = std::time::Instant::now();
+
+        let (status, log) = stage.through(&format!("env NOTIFY_SOCKET={}", notify.display())).fails();
+
+        assert_eq!(status, Some(69), "{log}");
+        assert!(began.elapsed() >= Duration::from_secs(4), "systemd would start it twice a second");
+        let mut heard = [0; 1024];
+        manager.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let length = manager.recv(&mut heard).unwrap();
+        let said = String::from_utf8_lossy(&heard[..length]);
+        assert!(said.starts_with("STATUS=") && said.contains("tickets"), "{said}");
+    }
+
     fn a_service_file_that_goes_away_lets_nobody_in_until_it_is_back() {
         let helper = Stage::new(UNIX).start();
         assert_eq!(words(&helper.asks("bob", "right")), "accept");

@@ -53,7 +53,7 @@ mod workshop;
 use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -82,6 +82,9 @@ const EX_IOERR: u8 = 74;
 const EX_NOPERM: u8 = 77;
 const EX_CONFIG: u8 = 78;
 
+/// How long a helper that cannot start waits before it ends, where systemd starts it again at once: the log stays readable.
+const BEFORE_THE_NEXT_TRY: Duration = Duration::from_secs(4);
+
 /// Why the helper does not start.
 struct Refusal {
     status: u8,
@@ -104,8 +107,12 @@ fn main() -> ExitCode {
         None => match listen() {
             Ok(()) => ExitCode::SUCCESS,
             Err(refusal) => {
-                for reason in refusal.reasons {
+                notify::status(&refusal.reasons.join("; "));
+                for reason in &refusal.reasons {
                     Line::event(Level::Error, "refused-to-start").text("text", reason).write();
+                }
+                if refusal.status == EX_UNAVAILABLE && notify::manager() == notify::Manager::Systemd {
+                    std::thread::sleep(BEFORE_THE_NEXT_TRY);
                 }
                 ExitCode::from(refusal.status)
             }
@@ -138,6 +145,15 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
+/// What a look-up found. One that failed may succeed at the next start; a name that is not there needs a person.
+fn found<T>(looked_up: nix::Result<Option<T>>, what: &str) -> Result<T, Refusal> {
+    match looked_up {
+        Ok(Some(found)) => Ok(found),
+        Ok(None) => Err(Refusal::new(EX_CONFIG, format!("there is no {what}"))),
+        Err(error) => Err(Refusal::new(EX_UNAVAILABLE, format!("looking up the {what}: {error}"))),
+    }
+}
+
 /// Checks everything, gives up everything that is not needed, and serves.
 fn listen() -> Result<(), Refusal> {
     let passed = socket::inherited(); // before any descriptor is opened
@@ -152,14 +168,8 @@ fn listen() -> Result<(), Refusal> {
     if !unusable.is_empty() {
         return Err(Refusal { status: EX_CONFIG, reasons: unusable });
     }
-    let front = User::from_name(&settings.front_user)
-        .ok()
-        .flatten()
-        .ok_or_else(|| Refusal::new(EX_CONFIG, format!("there is no user {}", settings.front_user)))?;
-    let queue = Group::from_name(&settings.queue_group)
-        .ok()
-        .flatten()
-        .ok_or_else(|| Refusal::new(EX_CONFIG, format!("there is no group {}", settings.queue_group)))?;
+    let front = found(User::from_name(&settings.front_user), &format!("user {}", settings.front_user))?;
+    let queue = found(Group::from_name(&settings.queue_group), &format!("group {}", settings.queue_group))?;
 
     if let Some(supervisor) = settings.supervisor {
         harden::end_with(supervisor).map_err(Refusal::what("following the supervisor"))?;
@@ -228,4 +238,22 @@ fn listen() -> Result<(), Refusal> {
     };
     notify::ready();
     listener.serve().map_err(Refusal::what("waiting for questions"))
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::errno::Errno;
+
+    use super::*;
+
+    #[test]
+    fn a_look_up_that_fails_for_a_while_is_tried_again_and_a_missing_account_is_not() {
+        let status = |looked_up: nix::Result<Option<()>>| found(looked_up, "user x").map_err(|refusal| refusal.status).err();
+
+        assert_eq!(status(Ok(Some(()))), None);
+        assert_eq!(status(Ok(None)), Some(EX_CONFIG));
+        for errno in [Errno::ENOMEM, Errno::EMFILE, Errno::EIO] {
+            assert_eq!(status(Err(errno)), Some(EX_UNAVAILABLE), "{errno}");
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! `sd_notify`: tells a service manager that the helper answers questions. Invariant: never fails a start.
+//! `sd_notify`: tells a service manager that the helper answers questions, or why it does not start. Invariant: never fails a start.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;
@@ -9,6 +9,31 @@ pub(crate) fn ready() {
     if let Ok(name) = std::env::var("NOTIFY_SOCKET") {
         let _ = send(&name, b"READY=1");
     }
+}
+
+/// Sends why the helper does not start, in one line: `systemctl status` shows it.
+pub(crate) fn status(words: &str) {
+    if let Ok(name) = std::env::var("NOTIFY_SOCKET") {
+        let _ = send(&name, status_line(words).as_bytes());
+    }
+}
+
+fn status_line(words: &str) -> String {
+    let line: String = words.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    format!("STATUS={line}")
+}
+
+/// Who starts a helper again that ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Manager {
+    Systemd,
+    /// `pamrelay run`, which waits longer after each death, or nobody.
+    Other,
+}
+
+pub(crate) fn manager() -> Manager {
+    let supervised = std::env::var_os("PAMRELAY_SUPERVISED").is_some();
+    if std::env::var_os("NOTIFY_SOCKET").is_some() && !supervised { Manager::Systemd } else { Manager::Other }
 }
 
 fn send(name: &str, state: &[u8]) -> io::Result<()> {
@@ -25,6 +50,11 @@ fn send(name: &str, state: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_status_is_one_line_whatever_the_reason_says() {
+        assert_eq!(status_line("no room\nREADY=1"), "STATUS=no room READY=1");
+    }
 
     #[test]
     fn reaches_a_manager_by_path_and_by_abstract_name() {
