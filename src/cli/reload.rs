@@ -108,7 +108,7 @@ pub(super) fn follow(new: &Accepted, _turn: &Turn) -> Result<Status, Failure> {
     }
     // The next reload must see the same difference, or nobody would ever tell those who were not told now.
     match old.activate(accounts) {
-        Ok(()) => faults.push("not every role follows: the accepted copy of before was put back; mend this, and reload again".to_owned()),
+        Ok(()) => faults.push("not every role follows: the accepted copy of before was put back; repair this, and reload again".to_owned()),
         Err(error) => faults.push(format!("not every role follows, and the accepted copy of before cannot be put back: {error}")),
     }
     Err(Failure::new(Status::Unavailable, faults.join("\n")))

@@ -94,6 +94,23 @@ pub enum SandboxError {
 }
 
 impl SandboxError {
+    /// Whether every start ends like this until a person has done something. A step that failed may have met a host without memory.
+    pub fn lasts(&self) -> bool {
+        match self {
+            Self::Step { .. } => false,
+            Self::Threads(_)
+            | Self::NoUser(_)
+            | Self::RootUser(_)
+            | Self::WrongUser { .. }
+            | Self::DirectoryOpen(_)
+            | Self::Capabilities(_)
+            | Self::Rule { .. }
+            | Self::Landlock(_)
+            | Self::Filter(_)
+            | Self::Incomplete(_) => true,
+        }
+    }
+
     fn step(doing: &'static str, source: impl Into<io::Error>) -> Self {
         Self::Step { doing, source: source.into() }
     }

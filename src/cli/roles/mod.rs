@@ -21,7 +21,7 @@ use crate::keys::store::{PairFiles, StoreSettings};
 use crate::keys::{KeysRunError, KeysSettings};
 use crate::run::child::SUPERVISED;
 use crate::run::{FRONT_USER, KEYS_USER, QUEUE_USER};
-use crate::sandbox::{self, Account, FrontCage, Notifier, Policy};
+use crate::sandbox::{self, Account, FrontCage, Notifier, Policy, SandboxError};
 use crate::session::Site;
 use crate::session::driver::Limits;
 
@@ -60,7 +60,7 @@ fn serve(path: &Path, notifier: &Notifier) -> Result<Status, Failure> {
     let threads = threads(2);
     let cage = FrontCage { account: account(FRONT_USER)?, jail: config.jail(), policy: policy(&config) };
     let listeners = config.listen.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
-    let caged = sandbox::front(&cage).map_err(unfit)?;
+    let caged = sandbox::front(&cage).map_err(outside)?;
     for missing in &caged.missing {
         tracing::warn!(event = "sandbox_part_missing", part = %missing);
     }
@@ -135,7 +135,8 @@ fn answer(path: &Path) -> Result<Status, Failure> {
     };
     let Err(error) = crate::keys::run(settings);
     Err(match error {
-        KeysRunError::Sandbox(_) | KeysRunError::Store(_) | KeysRunError::ForeignSocket(_) => unfit(error),
+        KeysRunError::Sandbox(error) => outside(error),
+        KeysRunError::Store(_) | KeysRunError::ForeignSocket(_) => unfit(error),
         KeysRunError::Listen { .. }
         | KeysRunError::Passed(_)
         | KeysRunError::NoSocket
@@ -165,7 +166,7 @@ fn start(role: &'static str, path: &Path) -> Result<Config, Failure> {
 }
 
 fn account(name: &str) -> Result<Account, Failure> {
-    Account::named(name).map_err(|error| Failure::new(Status::Config, error))
+    Account::named(name).map_err(outside)
 }
 
 fn account_of(name: &str) -> Result<u32, Failure> {
@@ -184,8 +185,27 @@ fn failed(error: impl Display) -> Failure {
     Failure::new(Status::System, error)
 }
 
+/// The role is not in its cage.
+fn outside(error: SandboxError) -> Failure {
+    if error.lasts() { unfit(error) } else { failed(error) }
+}
+
 /// What lasts until a person does something.
 fn unfit(error: impl Display) -> Failure {
-    tracing::error!(event = "cannot_start", reason = %error, remedy = "mend this, then: systemctl restart pamrelay");
+    tracing::error!(event = "cannot_start", reason = %error, remedy = "repair this, then: systemctl restart pamrelay");
     Failure::new(Status::Config, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_role_that_had_no_memory_is_started_again_and_one_without_its_user_is_not() {
+        let no_memory = std::io::Error::from_raw_os_error(nix::libc::ENOMEM);
+
+        assert_eq!(outside(SandboxError::Step { doing: "look up a user", source: no_memory }).status, Status::System);
+        assert_eq!(outside(SandboxError::NoUser("nobody".into())).status, Status::Config);
+        assert_eq!(outside(SandboxError::Incomplete(Vec::new())).status, Status::Config);
+    }
 }

@@ -17,7 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{OnceCell, mpsc, watch as watch_channel};
 use zeroize::Zeroizing;
 
-use super::{Failure, Status, account, account_of, failed, policy, start, unfit};
+use super::{Failure, Status, account, account_of, failed, outside, policy, start, unfit};
 use crate::config::{self, Config};
 use crate::delivery::job::{Job, Outcomes};
 use crate::delivery::resolver::{Changed, NameServers, Resolver};
@@ -68,7 +68,7 @@ fn work(path: &Path) -> Result<Status, Failure> {
         policy: policy(&config),
     };
     let listening = delivery.listener(sources);
-    let caged = sandbox::queue(&cage).map_err(unfit)?;
+    let caged = sandbox::queue(&cage).map_err(outside)?;
     for missing in &caged.missing {
         tracing::warn!(event = "sandbox_part_missing", part = %missing);
     }
