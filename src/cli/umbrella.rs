@@ -71,7 +71,7 @@ fn watch(path: &Path, notifier: &Notifier) -> Result<Status, Failure> {
 fn activation(path: &Path, notifier: &Notifier) -> Result<Option<String>, Failure> {
     let unit = units::show(&[units::ACTIVATE.to_owned()]).ok().and_then(|units| units.into_iter().next()).unwrap_or_default();
     if !unit.is_active() {
-        // What it logged is in its own unit; whoever started this one looks here.
+        // The role logs to its own unit, but the administrator started this one and looks here.
         accepted(path)?;
         return Err(Failure::new(Status::Unavailable, unit.in_words()));
     }

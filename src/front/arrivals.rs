@@ -1,6 +1,6 @@
 //! How fast new connections may come from one network and from one site, before anything is spent on them.
 //!
-//! A handshake costs a signature, so whoever connects again and again takes the processor from those who send mail.
+//! A handshake costs a signature, so a client that connects again and again takes the processor from those who send mail.
 //! Invariant: within a second one network has at most its rate, after a burst of [`BURST`] seconds' worth; the networks of
 //! one site together have [`OF_SITE`] times as much. Memory is bounded: beyond [`MOST`] entries newcomers share one.
 

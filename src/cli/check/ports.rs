@@ -16,7 +16,7 @@ pub(super) fn look(address: SocketAddr) -> Option<Finding> {
     let remedy = match error.kind() {
         io::ErrorKind::AddrInUse if is_ours(address) => return None,
         io::ErrorKind::AddrInUse => format!("find out who listens there: ss -ltnp 'sport = :{}'", address.port()),
-        // The relay has the right that whoever asks has not.
+        // The relay may bind this port; the user who runs the check may not.
         io::ErrorKind::PermissionDenied if !nix::unistd::geteuid().is_root() => return None,
         io::ErrorKind::PermissionDenied => "ports below 1024 need CAP_NET_BIND_SERVICE".to_owned(),
         io::ErrorKind::AddrNotAvailable => "compare with the addresses of this host: ip address".to_owned(),

@@ -2,7 +2,7 @@
 //!
 //! A client certificate is shown in TLS 1.3 alone: to an older server that asks for one the connection is made again without it.
 //!
-//! `opportunistic` follows Postfix's `may`: encrypted when the server offers it, whoever it is.
+//! `opportunistic` follows Postfix's `may`: encrypted when the server offers it, without checking its name.
 //! When the handshake fails (without the certificate too), or the server refuses STARTTLS, hangs up
 //! or stays silent at it, the connection is made again in clear, because a listener who can break
 //! the handshake could have hidden the offer as well. With a login there is no connection without
